@@ -1,0 +1,34 @@
+"""d2lres: the helper module of a course on residual networks in which every claim is run."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from d2lres.blocks import BasicBlock, Bottleneck, PreActBlock, Residual, resnet_block
+from d2lres.networks import (
+    ResNet,
+    cifar_resnet,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+)
+
+try:
+    __version__ = version("d2lres")
+except PackageNotFoundError:  # imported from a clone that nobody installed
+    __version__ = "unknown"
+
+__all__ = [
+    "BasicBlock",
+    "Bottleneck",
+    "PreActBlock",
+    "Residual",
+    "ResNet",
+    "cifar_resnet",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnet_block",
+]

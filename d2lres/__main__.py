@@ -1,0 +1,68 @@
+"""python -m d2lres doctor | lab | experiment"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m d2lres", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("doctor", help="can the course run here, and what is missing")
+    lab = commands.add_parser("lab", help="open the course in JupyterLab (in a clone)")
+    lab.add_argument("options", nargs="*", help="passed on to JupyterLab, after --")
+    experiment = commands.add_parser("experiment", help="run and record a long experiment")
+    experiment.add_argument("name", help="degradation")
+    experiment.add_argument("--quick", action="store_true", help="the chapter's short live version")
+    experiment.add_argument("--output", type=Path, help="default: results/NAME.json")
+    experiment.add_argument(
+        "--workers", type=positive, help="processes of one thread each (default: one a core)"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        return {"doctor": doctor, "lab": open_lab, "experiment": run_experiment}[given.command](given)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"d2lres: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nd2lres: stopped; what was finished is kept.", file=sys.stderr)
+        return 130
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+    return int(text)
+
+
+def doctor(given: argparse.Namespace) -> int:
+    from d2lres.doctor import report
+
+    text, ready = report()
+    print(text)
+    return 0 if ready else 1
+
+
+def run_experiment(given: argparse.Namespace) -> int:
+    from d2lres.experiments import record
+
+    print("recorded in", record(given.name, given.quick, given.output, given.workers))
+    return 0
+
+
+def open_lab(given: argparse.Namespace) -> int:
+    start = Path(__file__).resolve().parent.parent / "notebooks" / "00_start_here.ipynb"
+    if not start.exists():
+        raise RuntimeError("the notebooks are not part of the package: run this in a clone.")
+    command = [sys.executable, "-m", "jupyterlab", str(start.relative_to(start.parent.parent))]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")  # a container; JupyterLab refuses root without it
+    if sys.platform == "linux" and not ({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()):
+        command.append("--no-browser")  # it prints the address instead
+    os.chdir(start.parent.parent)
+    os.execv(sys.executable, [*command, *given.options])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""The blocks: what a residual network is made of, f(x) = x + g(x), in its usual forms.
+
+`Residual` is the block of the study notes and of the book *Dive into Deep Learning*. `BasicBlock`
+and `Bottleneck` carry torchvision's names and compute what torchvision computes. `PreActBlock`
+moves batch normalisation and ReLU in front of the convolutions. Each takes and returns a batch of
+feature maps (N, C, H, W).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def add(branch: Tensor, shortcut: Tensor, remedy: str) -> Tensor:
+    """branch + shortcut, both (N, C, H, W); ValueError with `remedy` if the shapes differ.
+
+    Plain `+` would broadcast a shortcut of one channel over all of the branch's without a word.
+    """
+    if branch.shape != shortcut.shape:
+        raise ValueError(
+            f"cannot add the branch, {tuple(branch.shape)}, and the shortcut, "
+            f"{tuple(shortcut.shape)}: {remedy}"
+        )
+    return branch + shortcut
+
+
+def check_maps(x: Tensor, channels: int) -> None:
+    """ValueError unless x is a batch of feature maps (N, channels, H, W)."""
+    if x.dim() != 4:
+        raise ValueError(
+            f"expected a batch (N, {channels}, H, W), got {x.dim()} dimensions {tuple(x.shape)}: "
+            "add the missing ones, for a single picture x.unsqueeze(0)."
+        )
+    if x.shape[1] != channels:
+        raise ValueError(
+            f"expected {channels} channels, got {x.shape[1]} in {tuple(x.shape)}: "
+            "build the network or block for the channels your images have."
+        )
+
+
+def conv3x3(inplanes: int, planes: int, stride: int = 1) -> nn.Conv2d:
+    # No bias: the batch normalisation that follows subtracts the mean, and any bias with it.
+    return nn.Conv2d(inplanes, planes, 3, stride=stride, padding=1, bias=False)
+
+
+def conv1x1(inplanes: int, planes: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inplanes, planes, 1, stride=stride, bias=False)
+
+
+class Residual(nn.Module):
+    """The notes' block: two 3x3 convolutions beside a shortcut that is x or a 1x1 convolution of x.
+
+    (N, input_channels, H, W) -> (N, num_channels, ceil(H / strides), ceil(W / strides)).
+    The convolutions have biases and the 1x1 one no batch normalisation, as in the `d2l` package.
+    Raises ValueError in the call when the shapes do not allow the addition.
+    Source: Dive into Deep Learning, section 8.6; He et al. 2015, figure 2.
+    """
+
+    def __init__(
+        self, input_channels: int, num_channels: int, use_1x1conv: bool = False, strides: int = 1
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(input_channels, num_channels, 3, padding=1, stride=strides)
+        self.conv2 = nn.Conv2d(num_channels, num_channels, 3, padding=1)
+        self.conv3 = (
+            nn.Conv2d(input_channels, num_channels, 1, stride=strides) if use_1x1conv else None
+        )
+        self.bn1 = nn.BatchNorm2d(num_channels)
+        self.bn2 = nn.BatchNorm2d(num_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_maps(x, self.conv1.in_channels)
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        shortcut = x if self.conv3 is None else self.conv3(x)
+        return F.relu(add(out, shortcut, "build the block with use_1x1conv=True."))
+
+
+def resnet_block(
+    input_channels: int, num_channels: int, num_residuals: int, first_block: bool = False
+) -> list[Residual]:
+    """One stage of `num_residuals` blocks, as a list to unpack into nn.Sequential.
+
+    The stage's first block halves height and width and changes the channels, except in the
+    network's first stage (`first_block=True`), which follows a max-pool that has halved already.
+    Raises ValueError if that stage is asked to change the channels all the same.
+    """
+    if first_block and input_channels != num_channels:
+        raise ValueError(
+            f"the first stage keeps its channels, but {input_channels} go in and {num_channels} "
+            "should come out: make them equal, or set first_block=False."
+        )
+    return [
+        Residual(input_channels, num_channels, use_1x1conv=True, strides=2)
+        if i == 0 and not first_block
+        else Residual(num_channels, num_channels)
+        for i in range(num_residuals)
+    ]
+
+
+class PadShortcut(nn.Module):
+    """Shortcut without parameters, 'option A': every `stride`-th pixel, new channels filled with 0.
+
+    (N, inplanes, H, W) -> (N, planes, ceil(H / stride), ceil(W / stride)), the new channels half
+    before and half after the old. Source: He et al. 2015, sections 3.3 and 4.2.
+    """
+
+    def __init__(self, inplanes: int, planes: int, stride: int = 1) -> None:
+        super().__init__()
+        self.before = (planes - inplanes) // 2
+        self.after = planes - inplanes - self.before
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, self.before, self.after))
+
+
+class Block(nn.Module):
+    """What the three blocks of `ResNet` share: the addition, or its absence.
+
+    `residual=False` leaves the addition out and nothing else: the shortcut's layers stay, unused,
+    so that both versions have the same parameters and draw the same initial weights.
+    """
+
+    expansion = 1
+    downsample: nn.Module | None
+    residual: bool
+
+    def join(self, branch: Tensor, x: Tensor) -> Tensor:
+        """branch + shortcut(x), or the branch alone in the plain twin."""
+        if not self.residual:
+            return branch
+        shortcut = x if self.downsample is None else self.downsample(x)
+        remedy = "pass downsample=, such as a 1x1 convolution with the block's stride and channels."
+        return add(branch, shortcut, remedy)
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions, the block of ResNet-18 and -34.
+
+    (N, inplanes, H, W) -> (N, planes, ceil(H / stride), ceil(W / stride)).
+    Raises ValueError in the call when the shapes do not allow the addition.
+    Source: He et al. 2015, figure 5 left; the names are torchvision's.
+    """
+
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        residual: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(inplanes, planes, stride)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = conv3x3(planes, planes)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = downsample
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_maps(x, self.conv1.in_channels)
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return self.relu(self.join(out, x))
+
+
+class Bottleneck(Block):
+    """1x1 to narrow, 3x3, 1x1 to widen four times: the block of ResNet-50, -101 and -152.
+
+    (N, inplanes, H, W) -> (N, 4 * planes, ceil(H / stride), ceil(W / stride)).
+    The stride sits in the 3x3 convolution, as in torchvision ('v1.5'); the paper has it in the
+    first 1x1. Raises ValueError in the call when the shapes do not allow the addition.
+    Source: He et al. 2015, figure 5 right.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        residual: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv1x1(inplanes, planes)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = conv3x3(planes, planes, stride)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = conv1x1(planes, planes * self.expansion)
+        self.bn3 = nn.BatchNorm2d(planes * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_maps(x, self.conv1.in_channels)
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return self.relu(self.join(out, x))
+
+
+class PreActBlock(Block):
+    """BN, ReLU, convolution, twice: nothing follows the addition, so the shortcut is a clear path.
+
+    (N, inplanes, H, W) -> (N, planes, ceil(H / stride), ceil(W / stride)).
+    A shortcut that changes the shape starts after the first BN and ReLU. A network of these blocks
+    ends with one more BN and ReLU, which `ResNet` adds. Raises ValueError in the call when the
+    shapes do not allow the addition. Source: He et al. 2016, Identity Mappings, figure 4(e).
+    """
+
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        residual: bool = True,
+    ) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inplanes)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv1 = conv3x3(inplanes, planes, stride)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv2 = conv3x3(planes, planes)
+        self.downsample = downsample
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_maps(x, self.conv1.in_channels)
+        active = self.relu(self.bn1(x))
+        out = self.conv2(self.relu(self.bn2(self.conv1(active))))
+        return self.join(out, x if self.downsample is None else active)

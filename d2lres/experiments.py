@@ -1,0 +1,184 @@
+"""The long experiments: run once, recorded with everything needed to run them again.
+
+    python -m d2lres experiment degradation            # hours of CPU time, resumable
+    python -m d2lres experiment degradation --quick    # what the chapter runs live
+
+A record is a JSON file: configuration and its hash, seeds, versions, machine, wall time, date and
+one entry a run. The chapters plot it beside their own short runs.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from datetime import date
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from d2lres._assets import asset
+from d2lres.data import fashion_mnist
+from d2lres.networks import cifar_resnet
+from d2lres.training import TrainingDiverged, default_device, evaluate, fit
+
+CONFIGS = {
+    "degradation": dict(
+        subset="sample",
+        size=14,
+        width=8,
+        depths=[8, 20, 56],
+        kinds=["plain", "residual"],
+        seeds=[0, 1, 2, 3, 4],
+        epochs=40,
+        batch_size=128,
+        lr=0.1,
+    ),
+}
+QUICK = {"degradation": dict(seeds=[0], epochs=2)}
+
+
+def config(name: str, quick: bool = False) -> dict:
+    """The settings of an experiment. Raises ValueError for a name that is none."""
+    if name not in CONFIGS:
+        raise ValueError(f"unknown experiment {name!r}: choose one of {', '.join(CONFIGS)}.")
+    return CONFIGS[name] | (QUICK[name] if quick else {})
+
+
+def config_hash(settings: dict) -> str:
+    """Twelve hex digits that change with any setting."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def degradation_run(settings: dict, kind: str, depth: int, seed: int, progress=None) -> dict:
+    """Train one net of the degradation experiment and measure it on its own training images.
+
+    Returns {"kind", "depth", "seed", "history", "train", "test"}; the last two hold loss and
+    accuracy in eval mode, None if training diverged.
+    """
+    train, test = fashion_mnist(settings["subset"], size=settings["size"])
+    torch.manual_seed(seed)
+    model = cifar_resnet(
+        depth, in_channels=1, width=settings["width"], residual=kind == "residual"
+    )
+    hyperparameters = {key: settings[key] for key in ("epochs", "batch_size", "lr")}
+    run = dict(kind=kind, depth=depth, seed=seed, train=None, test=None)
+    try:
+        history = fit(model, train, test, seed=seed, progress=progress, **hyperparameters)
+    except TrainingDiverged as stop:
+        return run | {"history": asdict(stop.history)}
+    if history.interrupted:
+        raise KeyboardInterrupt
+    run["history"] = asdict(history)
+    return run | {k: evaluate(model, v)._asdict() for k, v in (("train", train), ("test", test))}
+
+
+def runs(settings: dict, progress: bool | None = None) -> Iterator[dict]:
+    """Every run of the degradation experiment, one after the other, in this process."""
+    for task in _tasks(settings):
+        yield degradation_run(settings, *task, progress)
+
+
+def record(
+    name: str, quick: bool = False, output: str | Path | None = None, workers: int | None = None
+) -> Path:
+    """Run the experiment and record it in `output` (default: results/NAME.json), resumably.
+
+    Runs finished earlier are read from NAME.json.unfinished beside it and not repeated. On a CPU,
+    `workers` processes of one thread each (default: one a core) share the runs. Returns the path.
+    """
+    settings = config(name, quick)
+    output = Path(output) if output is not None else Path("results") / f"{name}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = output.with_name(f"{output.name}.unfinished")
+    if workers is None:
+        workers = 1 if default_device().type != "cpu" else os.cpu_count() or 1
+
+    result = dict(experiment=name, config=settings, config_hash=config_hash(settings))
+    result |= dict(seconds=0.0, runs=[])
+    if unfinished.exists():
+        earlier = json.loads(unfinished.read_text())
+        if earlier["config_hash"] != result["config_hash"]:
+            raise ValueError(
+                f"{unfinished} was made with other settings: delete it to start afresh."
+            )
+        result = earlier
+    done = {(run["kind"], run["depth"], run["seed"]) for run in result["runs"]}
+    todo = [task for task in _tasks(settings) if task not in done]
+
+    print(f"{name}: {len(done)} of {len(done) + len(todo)} runs done, {workers} at a time")
+    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread, (workers,)) as pool:
+        before, start = result["seconds"], time.perf_counter()
+        futures = [pool.submit(degradation_run, settings, *task, False) for task in todo]
+        try:
+            for future in as_completed(futures):
+                run = future.result()
+                result["runs"].append(run)
+                result["seconds"] = round(before + time.perf_counter() - start, 1)
+                _write(unfinished, result)
+                train = run["train"] or dict(loss=float("nan"), accuracy=float("nan"))
+                print(
+                    f"{run['kind']}-{run['depth']} seed {run['seed']}: training loss "
+                    f"{train['loss']:.3f}, accuracy {train['accuracy']:.1%}, "
+                    f"{sum(run['history']['seconds']):.0f} s",
+                    flush=True,
+                )
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+    result["runs"].sort(key=lambda run: (run["depth"], run["kind"], run["seed"]))
+    result |= dict(versions=_versions(), machine=_machine(workers), date=date.today().isoformat())
+    _write(unfinished, result)
+    os.replace(unfinished, output)
+    return output
+
+
+def recorded(name: str) -> dict:
+    """The record that comes with the course. Raises FileNotFoundError if there is none."""
+    return json.loads(asset(f"results/{name}.json").read_text())
+
+
+def _tasks(settings: dict) -> list[tuple[str, int, int]]:
+    """Seed by seed, the deepest net first, so that processes finish together."""
+    return [
+        (kind, depth, seed)
+        for seed in settings["seeds"]
+        for depth in sorted(settings["depths"], reverse=True)
+        for kind in settings["kinds"]
+    ]
+
+
+def _one_thread(workers: int) -> None:
+    if workers > 1:
+        torch.set_num_threads(1)
+
+
+def _write(path: Path, result: dict) -> None:
+    def rounded(value):
+        if isinstance(value, float):
+            return float(f"{value:.6g}")
+        if isinstance(value, dict):
+            return {key: rounded(entry) for key, entry in value.items()}
+        return [rounded(entry) for entry in value] if isinstance(value, list) else value
+
+    temporary = path.with_name(f"{path.name}.writing")
+    temporary.write_text(json.dumps(rounded(result), indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {
+        name: version(name) for name in ("torch", "torchvision", "numpy")
+    }
+
+
+def _machine(workers: int) -> str:
+    device = default_device()
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{os.cpu_count()} {platform.machine()} CPU cores, {workers} runs at a time"

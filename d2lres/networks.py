@@ -1,0 +1,215 @@
+"""The networks: one class and its named members, from ResNet-18 to ResNet-1202.
+
+`resnet18` to `resnet152` compute what torchvision's compute and exchange state dicts with them.
+`cifar_resnet` is the paper's family for small images, the one its depth experiments use.
+"""
+
+from torch import Tensor, nn
+
+from d2lres.blocks import (
+    BasicBlock,
+    Block,
+    Bottleneck,
+    PadShortcut,
+    PreActBlock,
+    check_maps,
+    conv1x1,
+)
+
+
+class ResNet(nn.Module):
+    """Stem, stages of residual blocks, global average pool, linear layer.
+
+    (N, in_channels, H, W) -> logits (N, num_classes).
+
+    block: BasicBlock, Bottleneck or PreActBlock.
+    layers: the number of blocks in each stage; each stage after the first halves height and width
+        and doubles the channels, which start at `width`.
+    small_images: a 3x3 stem that keeps the size, in place of 7x7 / 2 and a 3x3 / 2 max-pool.
+    shortcut: where the shape changes, "A" strides and pads with zeros, "B" is a 1x1 convolution.
+    residual: False leaves out the additions and changes nothing else.
+    zero_init_residual: each branch's last BN starts at 0 (BasicBlock and Bottleneck).
+
+    Raises ValueError for an unknown shortcut, and in the call for anything but (N, in_channels,
+    H, W). Source: He et al. 2015, table 1 and section 4.2; names follow torchvision.
+    """
+
+    def __init__(
+        self,
+        block: type[Block],
+        layers: list[int],
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        width: int = 64,
+        small_images: bool = False,
+        shortcut: str = "B",
+        residual: bool = True,
+        zero_init_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        if shortcut not in ("A", "B"):
+            raise ValueError(
+                f"unknown shortcut {shortcut!r}: use 'A' (zero padding) or 'B' (1x1 convolution)."
+            )
+        if min(num_classes, in_channels, width, *layers) < 1:
+            raise ValueError(
+                "num_classes, in_channels, width and every entry of layers must be at least 1."
+            )
+        pre_activation = issubclass(block, PreActBlock)
+        stem = dict(kernel_size=3, padding=1) if small_images else dict(kernel_size=7, padding=3)
+        self.conv1 = nn.Conv2d(
+            in_channels, width, stride=1 if small_images else 2, bias=False, **stem
+        )
+        self.bn1 = nn.Identity() if pre_activation else nn.BatchNorm2d(width)
+        self.relu = nn.Identity() if pre_activation else nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if small_images else nn.MaxPool2d(3, stride=2, padding=1)
+
+        inplanes = width
+        self.stages = [f"layer{i + 1}" for i in range(len(layers))]
+        for i, name in enumerate(self.stages):
+            planes, blocks = width * 2**i, []
+            for j in range(layers[i]):
+                stride = 2 if i > 0 and j == 0 else 1
+                downsample = make_shortcut(block, inplanes, planes, stride, shortcut)
+                blocks.append(block(inplanes, planes, stride, downsample, residual))
+                inplanes = planes * block.expansion
+            self.add_module(name, nn.Sequential(*blocks))
+        self.last = (
+            nn.Sequential(nn.BatchNorm2d(inplanes), nn.ReLU(inplace=True))
+            if pre_activation
+            else nn.Identity()
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(inplanes, num_classes)
+        self._initialise(zero_init_residual)
+
+    def _initialise(self, zero_init_residual: bool) -> None:
+        """He initialisation; BN starts as the identity. Source: He et al. 2015b, equation 10."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if zero_init_residual:
+            for module in self.modules():
+                if isinstance(module, (BasicBlock, Bottleneck)):
+                    last = module.bn2 if isinstance(module, BasicBlock) else module.bn3
+                    nn.init.zeros_(last.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_maps(x, self.conv1.in_channels)
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for name in self.stages:
+            x = getattr(self, name)(x)
+        return self.fc(self.avgpool(self.last(x)).flatten(1))
+
+
+def make_shortcut(
+    block: type[Block], inplanes: int, planes: int, stride: int, shortcut: str
+) -> nn.Module | None:
+    """What the shortcut needs to reach the branch's shape; None when x has it already."""
+    outplanes = planes * block.expansion
+    if stride == 1 and inplanes == outplanes:
+        return None
+    if shortcut == "A":
+        return PadShortcut(inplanes, outplanes, stride)
+    if issubclass(block, PreActBlock):
+        return conv1x1(inplanes, outplanes, stride)
+    return nn.Sequential(conv1x1(inplanes, outplanes, stride), nn.BatchNorm2d(outplanes))
+
+
+def resnet18(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    residual: bool = True,
+    zero_init_residual: bool = False,
+) -> ResNet:
+    """ResNet-18: 11,689,512 parameters with the defaults. (N, 3, H, W) -> (N, 1000)."""
+    return _imagenet(BasicBlock, [2, 2, 2, 2], num_classes, in_channels, residual, zero_init_residual)
+
+
+def resnet34(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    residual: bool = True,
+    zero_init_residual: bool = False,
+) -> ResNet:
+    """ResNet-34: 21,797,672 parameters with the defaults. (N, 3, H, W) -> (N, 1000)."""
+    return _imagenet(BasicBlock, [3, 4, 6, 3], num_classes, in_channels, residual, zero_init_residual)
+
+
+def resnet50(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    residual: bool = True,
+    zero_init_residual: bool = False,
+) -> ResNet:
+    """ResNet-50: 25,557,032 parameters with the defaults. (N, 3, H, W) -> (N, 1000)."""
+    return _imagenet(Bottleneck, [3, 4, 6, 3], num_classes, in_channels, residual, zero_init_residual)
+
+
+def resnet101(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    residual: bool = True,
+    zero_init_residual: bool = False,
+) -> ResNet:
+    """ResNet-101: 44,549,160 parameters with the defaults. (N, 3, H, W) -> (N, 1000)."""
+    return _imagenet(
+        Bottleneck, [3, 4, 23, 3], num_classes, in_channels, residual, zero_init_residual
+    )
+
+
+def resnet152(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    residual: bool = True,
+    zero_init_residual: bool = False,
+) -> ResNet:
+    """ResNet-152: 60,192,808 parameters with the defaults. (N, 3, H, W) -> (N, 1000)."""
+    return _imagenet(
+        Bottleneck, [3, 8, 36, 3], num_classes, in_channels, residual, zero_init_residual
+    )
+
+
+def _imagenet(block, layers, num_classes, in_channels, residual, zero_init_residual) -> ResNet:
+    return ResNet(
+        block,
+        layers,
+        num_classes,
+        in_channels,
+        residual=residual,
+        zero_init_residual=zero_init_residual,
+    )
+
+
+def cifar_resnet(
+    depth: int,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    width: int = 16,
+    residual: bool = True,
+    shortcut: str = "A",
+) -> ResNet:
+    """The paper's family for small images: (N, in_channels, H, W) -> logits (N, num_classes).
+
+    A 3x3 stem, three stages of n basic blocks with width, 2 width and 4 width channels, and a
+    linear layer: depth = 6n + 2 layers. residual=False gives the plain twin: same layers, same
+    parameters, for the same seed the same initial weights, no additions.
+    Raises ValueError for another depth or an unknown shortcut. Source: He et al. 2015, section 4.2.
+    """
+    if depth < 8 or depth % 6 != 2:
+        n = max(1, round((depth - 2) / 6))
+        raise ValueError(
+            f"depth must be 6n + 2, such as 8, 20, 32, 56 or 110; {depth} is not: "
+            f"the nearest is {6 * n + 2}."
+        )
+    return ResNet(
+        BasicBlock,
+        [(depth - 2) // 6] * 3,
+        num_classes,
+        in_channels,
+        width=width,
+        small_images=True,
+        shortcut=shortcut,
+        residual=residual,
+    )

@@ -1,0 +1,303 @@
+"""Training and evaluation: one readable loop, its history, and checkpoints that survive a crash.
+
+    torch.manual_seed(0)
+    model = cifar_resnet(20, in_channels=1)
+    history = fit(model, train, test, epochs=3, lr=0.1)
+
+The seed given to `fit` orders the images; the initial weights come from whoever built the model.
+"""
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+
+from d2lres.data import Images
+
+
+class Score(NamedTuple):
+    """Mean cross-entropy in nats and the fraction of images classified correctly."""
+
+    loss: float
+    accuracy: float
+
+
+@dataclass
+class History:
+    """One entry an epoch: loss (nats) and accuracy (0 to 1) while training, the same on the test
+    images if there are any, and wall seconds. `interrupted` is True after Ctrl-C."""
+
+    loss: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    test_loss: list[float] = field(default_factory=list)
+    test_accuracy: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    interrupted: bool = False
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became infinite or NaN; `history` holds the epochs before."""
+
+    def __init__(self, message: str, history: History) -> None:
+        super().__init__(message)
+        self.history = history
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is broken, unsafe, or belongs to another run. It is left as it was."""
+
+
+def default_device() -> torch.device:
+    """The GPU if there is one (CUDA, then Apple's MPS), else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def fit(
+    model: nn.Module,
+    train: Images,
+    test: Images | None = None,
+    *,
+    epochs: int,
+    lr: float | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    optimizer: Optimizer | None = None,
+    scheduler: LRScheduler | None = None,
+    augment: bool = False,
+    label_smoothing: float = 0.0,
+    device: torch.device | str | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    progress: bool | None = None,
+) -> History:
+    """Train `model` in place on cross-entropy and return its History.
+
+    Without an optimizer: SGD with momentum 0.9 and weight decay 1e-4 (He et al. 2015, section 3.4),
+    its learning rate on one cycle up to `lr` (0.1) and down to zero (Smith & Topin 2018). With one:
+    that optimizer, and `scheduler` stepped after every batch if given.
+
+    device: where to train; the default is the GPU if there is one. The model moves there.
+    checkpoint: a file written after every epoch. If it exists, training goes on where it stopped,
+        to the same weights, bit for bit on one machine, as without the interruption.
+    progress: show a bar; the default is yes, unless the environment has D2LRES_PROGRESS=0.
+
+    Ctrl-C ends training and returns the history so far. Raises TrainingDiverged when the loss is no
+    longer finite, CheckpointError for a checkpoint that cannot be used, ValueError for bad input.
+    """
+    if not isinstance(train, Images) or not (test is None or isinstance(test, Images)):
+        raise ValueError(
+            "train and test must be d2lres.data.Images, as fashion_mnist() returns them; "
+            "wrap your own tensors in Images(images, labels)."
+        )
+    if epochs < 1 or not 1 <= batch_size or len(train) < 2:
+        raise ValueError("epochs and batch_size must be at least 1, and train needs two images.")
+    if optimizer is not None and lr is not None:
+        raise ValueError("lr belongs to the default optimizer: set it in yours, or drop optimizer=.")
+    if scheduler is not None and optimizer is None:
+        raise ValueError("a scheduler needs the optimizer it drives: pass optimizer= as well.")
+
+    device = torch.device(device) if device is not None else default_device()
+    model.to(device)
+    train = train.to(device)
+    steps = math.ceil(len(train) / batch_size)
+    if optimizer is None:
+        lr = 0.1 if lr is None else lr
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
+        scheduler = OneCycleLR(optimizer, lr, epochs * steps, cycle_momentum=False)
+
+    history = History()
+    run = dict(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed, images=len(train))
+    run |= dict(augment=augment, label_smoothing=label_smoothing)
+    if checkpoint is not None:
+        checkpoint = Path(checkpoint)
+        if checkpoint.exists():
+            history = _resume(checkpoint, run, model, optimizer, scheduler)
+
+    generator = torch.Generator()
+    with _bar(range(len(history.loss), epochs), steps, progress) as bar:
+        try:
+            for epoch in range(len(history.loss), epochs):
+                start, total, correct = time.perf_counter(), 0.0, 0
+                generator.manual_seed(seed * 1_000_003 + epoch)  # any epoch can be repeated alone
+                model.train()
+                for x, y in train.batches(
+                    batch_size, shuffle=True, generator=generator, augment=augment
+                ):
+                    logits = model(x)
+                    loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+                    if not math.isfinite(loss_now := loss.item()):
+                        raise TrainingDiverged(_why_diverged(loss_now, epoch, optimizer), history)
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    optimizer.step()
+                    if scheduler is not None:
+                        scheduler.step()
+                    total += loss_now * len(y)
+                    correct += (logits.argmax(1) == y).sum().item()
+                    bar.update()
+                _record(history, model, test, total / len(train), correct / len(train), start)
+                bar.set_postfix(epoch=epoch + 1, loss=f"{history.loss[-1]:.3f}")
+                if checkpoint is not None:
+                    _save(checkpoint, run, model, optimizer, scheduler, history)
+        except KeyboardInterrupt:
+            history.interrupted = True
+    return history
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: Images, batch_size: int = 512) -> Score:
+    """Loss and accuracy of `model` on `data`, in eval mode; the model is left in the mode it had."""
+    if len(data) == 0:
+        raise ValueError("there are no images to evaluate on.")
+    parameter = next(model.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    loss, correct = 0.0, 0
+    with eval_mode(model):
+        for x, y in data.batches(batch_size, device=device):
+            logits = model(x)
+            loss += F.cross_entropy(logits, y, reduction="sum").item()
+            correct += (logits.argmax(1) == y).sum().item()
+    return Score(loss / len(data), correct / len(data))
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Within it `model` is in eval mode; afterwards every module has the mode it had."""
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def _record(history, model, test, loss, accuracy, start) -> None:
+    history.seconds.append(time.perf_counter() - start)
+    history.loss.append(loss)
+    history.accuracy.append(accuracy)
+    if test is not None:
+        score = evaluate(model, test)
+        history.test_loss.append(score.loss)
+        history.test_accuracy.append(score.accuracy)
+
+
+def _why_diverged(loss: float, epoch: int, optimizer: Optimizer) -> str:
+    rate = optimizer.param_groups[0]["lr"]
+    return (
+        f"the loss became {loss} in epoch {epoch + 1} at learning rate {rate:.2g}, so training "
+        "stopped: lower the learning rate, or give the network normalisation or shortcuts."
+    )
+
+
+@contextmanager
+def _bar(epochs: range, steps: int, progress: bool | None):
+    from tqdm.auto import tqdm  # draws a widget in JupyterLab and Colab, text in a terminal
+
+    if progress is None:
+        progress = os.environ.get("D2LRES_PROGRESS", "1") != "0"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        bar = tqdm(total=len(epochs) * steps, unit="batch", disable=not progress, leave=False)
+    with bar:
+        yield bar
+
+
+def _save(path: Path, run, model, optimizer, scheduler, history) -> None:
+    """Write the checkpoint beside itself first: a crash leaves the old one whole."""
+    state = {
+        "run": run,
+        "history": asdict(history),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict() if scheduler is not None else None,
+        "random": torch.get_rng_state(),
+    }
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, unfinished)
+        os.replace(unfinished, path)
+    except (OSError, RuntimeError) as error:
+        unfinished.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"could not write the checkpoint {path} ({error}): choose a folder that you may write "
+            "to and that has room; the model keeps what it has learned."
+        ) from error
+
+
+def load_checkpoint(path: str | os.PathLike) -> dict:
+    """Read a checkpoint of `fit`: its "model" entry is the state dict, "history" the History.
+
+    Only tensors and plain data are read (`weights_only=True`), so a file from a stranger cannot run
+    code. Raises CheckpointError for a missing, unfinished or unsafe file.
+    """
+    path = Path(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        missing = {"run", "history", "model", "optimizer", "scheduler", "random"} - state.keys()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint {path}.") from error
+    except UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is damaged or holds more than tensors and plain data, so it was not opened "
+            "further: opening it could run code of whoever made it. Delete it to start afresh."
+        ) from error
+    except Exception as error:  # torch.load raises whatever the broken bytes lead it to
+        raise CheckpointError(
+            f"{path} is not a complete checkpoint (half-written or damaged): delete it to start "
+            "afresh."
+        ) from error
+    if missing:
+        raise CheckpointError(
+            f"{path} is no checkpoint of fit, it lacks {', '.join(sorted(missing))}: load it with "
+            "torch.load(path, weights_only=True) instead, or choose another file."
+        )
+    state["history"] = History(**state["history"])
+    return state
+
+
+def _resume(path: Path, run, model, optimizer, scheduler) -> History:
+    state = load_checkpoint(path)
+    for name, value in run.items():
+        if state["run"].get(name) != value:
+            raise CheckpointError(
+                f"{path} belongs to a run with {name}={state['run'].get(name)}, not {value}: use "
+                "the same settings to continue it, or another file to start afresh."
+            )
+    ours, theirs = (
+        {key: tuple(value.shape) for key, value in entries.items()}
+        for entries in (model.state_dict(), state["model"])
+    )
+    if different := [key for key in ours | theirs if ours.get(key) != theirs.get(key)]:
+        key = different[0]
+        raise CheckpointError(
+            f"{path} is of another architecture: {key} is {theirs.get(key, 'absent')} there and "
+            f"{ours.get(key, 'absent')} here. Build the model it was made with, or use another file."
+        )
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+        if (scheduler is None) != (state["scheduler"] is None):
+            raise ValueError("one has a learning-rate schedule, the other has not")
+        if scheduler is not None:
+            scheduler.load_state_dict(state["scheduler"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} was made with another optimizer: use the same one, or another file ({error})."
+        ) from error
+    model.load_state_dict(state["model"])
+    torch.set_rng_state(state["random"])
+    return state["history"]

@@ -1,0 +1,198 @@
+"""The guards around the notebooks bite: every kind of bad notebook is rejected, on a copy."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from notebook_rules import violations
+
+ROOT = Path(__file__).resolve().parent.parent
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+SHOW = (
+    "from IPython.display import display\n"
+    f'display({{"image/png": "{PIXEL}", "text/plain": "a pixel"}}, raw=True,\n'
+    '        metadata={"image/png": {"alt": "one pixel, which says nothing at all"}})'
+)
+CHECKER = "class check:\n    def one(answer):\n        print('Not attempted yet: one')"
+FIGURE, CLAIM, RAISES = 2, 3, 4  # positions of the cells that the tests damage
+
+
+def picture(alt: str = "one pixel, which says nothing at all"):
+    data = {"image/png": PIXEL, "text/plain": "a pixel"}
+    return new_output("display_data", data=data, metadata={"image/png": {"alt": alt}})
+
+
+def exercise(number: int) -> list:
+    text = f"### Exercise {number} (easy, 5 minutes): a title\nTask.\n<details>A hint.</details>"
+    said = [new_output("stream", name="stdout", text="Not attempted yet: one\n")]
+    return [new_markdown_cell(text), new_code_cell("check.one(...)", outputs=said)]
+
+
+def good() -> nbformat.NotebookNode:
+    """The smallest notebook that satisfies nbval and every rule."""
+    cells = [
+        new_markdown_cell("# A tiny chapter\nIt promises little."),
+        new_code_cell(CHECKER, metadata={"tags": ["setup"]}),
+        new_code_cell(SHOW, outputs=[picture()]),
+        new_code_cell(
+            "import time\nprint(time.time())\nassert time.time() > 0",
+            metadata={"tags": ["nbval-ignore-output", "reason: the clock moves on", "claim:N1"]},
+            outputs=[new_output("stream", name="stdout", text="1.5\n")],
+        ),
+        new_code_cell(
+            "1 / 0",
+            metadata={"tags": ["raises-exception"]},
+            outputs=[new_output("error", ename="ZeroDivisionError", evalue="division by zero")],
+        ),
+        new_markdown_cell("## Exercises"),
+        *[cell for number in (1, 2, 3) for cell in exercise(number)],
+    ]
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    for count, cell in enumerate(code, start=1):
+        cell.execution_count = count
+    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    return new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+def damaged(change) -> nbformat.NotebookNode:
+    notebook = good()
+    change(notebook.cells)
+    return notebook
+
+
+# What nbval lets through, and the rule that does not.
+
+
+def null_count(cells):
+    cells[1].execution_count = None  # the set-up cell, which has no output
+
+
+def no_alt(cells):
+    cells[FIGURE].source = cells[FIGURE].source.replace("one pixel, which says nothing at all", "")
+    cells[FIGURE].outputs = [picture(alt="")]
+
+
+def warning(cells):
+    cells[1].source += '\nimport sys\nprint("UserWarning: careful", file=sys.stderr)'
+    cells[1].outputs = [new_output("stream", name="stderr", text="UserWarning: careful\n")]
+
+
+def skipped(cells):
+    cells[FIGURE].source = "this is not Python"
+    cells[FIGURE].metadata["tags"] = ["nbval-skip"]
+
+
+def skipped_by_a_comment(cells):
+    cells[FIGURE].source = "# NBVAL_SKIP\nthis is not Python"
+
+
+LET_THROUGH = {
+    "null_count": (null_count, "execution count None, not 1"),
+    "no_alt": (no_alt, "a picture whose alt text is shorter than 20 characters"),
+    "warning": (warning, "output on stderr: UserWarning: careful"),
+    "skipped": (skipped, "tag 'nbval-skip' is not one of the course's"),
+    "skipped_by_a_comment": (skipped_by_a_comment, "comment NBVAL_SKIP steers nbval; use a tag"),
+}
+
+
+def stale(cells):
+    cells[-1].outputs[0].text = "Correct: this is what it printed last year\n"
+
+
+def test_a_good_notebook_breaks_no_rule():
+    assert violations(good()) == []
+
+
+@pytest.mark.parametrize("kind", LET_THROUGH)
+def test_the_rules_reject_what_nbval_lets_through(kind):
+    change, message = LET_THROUGH[kind]
+    (found,) = violations(damaged(change))
+    assert found.endswith(message)
+
+
+def test_nbval_rejects_a_stale_output_and_lets_the_rest_through(tmp_path):
+    changes = {"good": lambda cells: None, "stale": stale}
+    changes |= {kind: change for kind, (change, _) in LET_THROUGH.items()}
+    for name, change in changes.items():
+        nbformat.write(damaged(change), tmp_path / f"{name}.ipynb")
+    # The settings are the course's own: whoever switches nbval off there fails this test.
+    settings = ["-c", "pyproject.toml", "--rootdir", ".", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-rf", *settings, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+    failed = re.findall(r"^FAILED .*?(\w+)\.ipynb::Cell (\d+)", done.stdout, re.MULTILINE)
+    assert done.returncode == 1 and failed == [("stale", "6")], done.stdout + done.stderr
+    assert "1 failed, 46 passed, 2 skipped" in done.stdout
+
+
+# Every other rule.
+
+
+def put(position, **fields):
+    return lambda cells: cells[position].update(fields)
+
+
+def tag(position, *tags):
+    return lambda cells: cells[position].metadata.update(tags=list(tags))
+
+
+MEASURED = ("nbval-ignore-output", "reason: the clock moves on")
+RULES = {
+    "counts out of order": (put(FIGURE, execution_count=7), "execution count 7, not 2"),
+    "an error": (tag(RAISES), "ZeroDivisionError: division by zero"),
+    "nothing raised": (put(RAISES, outputs=[]), "tagged raises-exception, but nothing was raised"),
+    "misspelt tag": (tag(FIGURE, "nbval-ignore-ouput"), "is not one of the course's"),
+    "no reason": (tag(CLAIM, "nbval-ignore-output"), "without a 'reason: …' tag"),
+    "measured, no assert": (put(CLAIM, source="print(1)"), "without an assert: nothing is tested"),
+    "claim, no assert": (tag(FIGURE, "claim:N3"), "claim:N3 without an assert"),
+    "claim that raises": (tag(RAISES, "raises-exception", "claim:N3"), "stops at an exception"),
+    "setup not first": (tag(1), "the first code cell, and no other, must be tagged setup"),
+    "two setups": (tag(FIGURE, "setup"), "the first code cell, and no other"),
+    "long cell": (put(FIGURE, source="x = 1\n" * 26), "26 lines of code, at most 25"),
+    "long text": (put(0, source="# Title\n" + "word " * 270), "271 words, at most 260"),
+    "empty cell": (put(-1, source=" \n"), "empty cell"),
+    "two H1": (put(5, source="# Exercises"), "needs one H1"),
+    "no H1": (put(0, source="Text."), "needs one H1"),
+    "level jump": (put(5, source="#### Exercises"), "jumps from level 1 to 4"),
+    "two exercises": (lambda cells: cells.__delitem__(slice(-2, None)), "2 exercises, at least 3"),
+    "no minutes": (put(6, source="### Exercise 1: x\n<details></details>"), "1: x' should read"),
+    "no hint": (put(6, source="### Exercise 1 (easy, 5 minutes): x"), "lacks a <details> hint"),
+    "no check": (put(7, source="print('Not attempted yet: one')"), "lacks a check.name(…) call"),
+    "misnumbered": (
+        put(6, source="### Exercise 2 (easy, 5 minutes): x\n<details></details>"),
+        "should read 'Exercise 1 (easy|medium|hard, M minutes): title'",
+    ),
+    "local picture": (put(5, source="## A\n![a](a.png)"), "not there when the notebook is opened"),
+    "picture, no alt": (put(5, source="## A\n![](https://a.b/c.png)"), "without alt text"),
+    "path in source": (put(FIGURE, source="open('/home/me/data')"), "in the source: /home/m"),
+    "package host": (put(5, source="## A\nSee https://pypi.example/x"), "in the source: pypi.example"),
+    "path in output": (
+        put(FIGURE, outputs=[new_output("stream", text="/root/.cache/data\n")]),
+        "in the output: /root/.",
+    ),
+    "progress bar": (
+        put(FIGURE, outputs=[new_output("stream", text="10 %\r20 %\n")]),
+        "a progress bar in the output",
+    ),
+    "svg": (
+        put(FIGURE, outputs=[new_output("display_data", data={"image/svg+xml": "<svg/>"})]),
+        "an SVG output carries its date; use PNG",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_each_rule_names_what_breaks_it(kind):
+    change, message = RULES[kind]
+    found = violations(damaged(change))
+    assert any(message in line for line in found), found
+
+
+@pytest.mark.parametrize("source", ["```\n# no heading\n```", "a #1 b", "/docs/tmp/x", "../tmp/x"])
+def test_ordinary_text_is_left_alone(source):
+    assert violations(damaged(put(5, source="## A\n" + source))) == []
