@@ -126,6 +126,9 @@ class Block(nn.Module):
     downsample: nn.Module | None
     residual: bool
 
+    def extra_repr(self) -> str:
+        return "" if self.residual else "residual=False"
+
     def join(self, branch: Tensor, x: Tensor) -> Tensor:
         """branch + shortcut(x), or the branch alone in the plain twin."""
         if not self.residual:

@@ -1,7 +1,10 @@
 """The long experiments: run once, recorded with everything needed to run them again.
 
-    python -m d2lres experiment degradation            # hours of CPU time, resumable
-    python -m d2lres experiment degradation --quick    # what the chapter runs live
+    python -m d2lres experiment degradation            # resumable
+    python -m d2lres experiment degradation --quick    # a taste: the same with fewer seeds, epochs
+
+The others are gradients, lesion and thousand-layers. All train or measure plain and residual nets
+of some depths with some seeds; a run is one kind, depth and seed.
 
 A record is a JSON file: configuration and its hash, seeds, versions, machine, wall time, date and
 one entry a run. The chapters plot it beside their own short runs.
@@ -9,6 +12,7 @@ one entry a run. The chapters plot it beside their own short runs.
 
 import hashlib
 import json
+import math
 import os
 import platform
 import time
@@ -21,10 +25,14 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim.lr_scheduler import LinearLR
 
 from d2lres._assets import asset
-from d2lres.data import fashion_mnist
+from d2lres.data import Images, fashion_mnist
 from d2lres.networks import cifar_resnet
+from d2lres.probes import gradient_norms, lesion, without_bn
 from d2lres.training import TrainingDiverged, default_device, evaluate, fit
 
 CONFIGS = {
@@ -39,8 +47,44 @@ CONFIGS = {
         batch_size=128,
         lr=0.1,
     ),
+    "gradients": dict(
+        subset="sample",
+        size=14,
+        width=8,
+        depths=[8, 20, 56, 110],
+        kinds=["plain", "residual"],
+        seeds=[0, 1, 2, 3, 4],
+        batch_size=64,
+    ),
+    "lesion": dict(
+        subset="sample",
+        size=14,
+        width=8,
+        depths=[20],
+        kinds=["plain", "residual"],
+        seeds=[0, 1, 2, 3, 4],
+        epochs=10,
+        batch_size=128,
+        lr=0.1,
+    ),
+    "thousand-layers": dict(
+        subset="sample",
+        size=8,
+        width=4,
+        depths=[1004],
+        kinds=["plain", "residual"],
+        seeds=[0, 1, 2, 3, 4],
+        steps=100,
+        batch_size=64,
+        lr=0.01,
+    ),
 }
-QUICK = {"degradation": dict(seeds=[0], epochs=2)}
+QUICK = {
+    "degradation": dict(seeds=[0], epochs=2),
+    "gradients": dict(seeds=[0], depths=[8, 20, 56]),
+    "lesion": dict(seeds=[0], epochs=2),
+    "thousand-layers": dict(seeds=[0], steps=10),
+}
 
 
 def config(name: str, quick: bool = False) -> dict:
@@ -56,32 +100,103 @@ def config_hash(settings: dict) -> str:
 
 
 def degradation_run(settings: dict, kind: str, depth: int, seed: int, progress=None) -> dict:
-    """Train one net of the degradation experiment and measure it on its own training images.
+    """Train one net and measure it on its own training images and on the test images.
 
     Returns {"kind", "depth", "seed", "history", "train", "test"}; the last two hold loss and
     accuracy in eval mode, None if training diverged.
     """
+    return _train(settings, kind, depth, seed, progress)[0]
+
+
+def gradients_run(settings: dict, kind: str, depth: int, seed: int, progress=None) -> dict:
+    """Gradient norms of the first and the last convolution at initialisation, on one batch.
+
+    Returns {"kind", "depth", "seed", "with_bn": {"first", "last"}, "without_bn": {...}}.
+    """
+    train, _, model = _set_up(settings, kind, depth, seed)
+    generator = torch.Generator().manual_seed(seed)
+    x, y = next(train.batches(settings["batch_size"], shuffle=True, generator=generator))
+    run = dict(kind=kind, depth=depth, seed=seed)
+    for name, net in (("with_bn", model), ("without_bn", without_bn(model))):
+        norms = list(gradient_norms(net.to(default_device()), x, y).values())
+        run[name] = dict(first=norms[0], last=norms[-2])  # the very last layer is linear
+    return run
+
+
+def lesion_run(settings: dict, kind: str, depth: int, seed: int, progress=None) -> dict:
+    """The run of the degradation experiment, and the trained net's test accuracy without each of
+    its blocks and with two swapped: the entry "lesion", as `probes.lesion` returns it, or None."""
+    run, model, test = _train(settings, kind, depth, seed, progress)
+    return run | {"lesion": lesion(model, test) if run["test"] else None}
+
+
+def thousand_layers_run(settings: dict, kind: str, depth: int, seed: int, progress=None) -> dict:
+    """Train for some steps of SGD whose learning rate rises from 0 over the first tenth.
+
+    Returns {"kind", "depth", "seed", "losses", "seconds"}, one entry a step; the losses end with
+    the first that is not finite.
+    """
+    train, _, model = _set_up(settings, kind, depth, seed)
+    steps, lr = settings["steps"], settings["lr"]
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
+    warmup = LinearLR(optimizer, 1 / (1 + steps // 10), total_iters=steps // 10)
+    generator = torch.Generator().manual_seed(seed)
+    losses: list[float] = []
+    seconds: list[float] = []
+    while len(losses) < steps and all(map(math.isfinite, losses)):
+        for x, y in train.batches(settings["batch_size"], shuffle=True, generator=generator):
+            start = time.perf_counter()
+            loss = F.cross_entropy(model(x), y)
+            losses.append(loss.item())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            warmup.step()
+            seconds.append(time.perf_counter() - start)
+            if len(losses) == steps or not math.isfinite(losses[-1]):
+                break
+    return dict(kind=kind, depth=depth, seed=seed, losses=losses, seconds=seconds)
+
+
+def _set_up(settings: dict, kind: str, depth: int, seed: int) -> tuple[Images, Images, nn.Module]:
+    device = default_device()
     train, test = fashion_mnist(settings["subset"], size=settings["size"])
     torch.manual_seed(seed)
     model = cifar_resnet(
         depth, in_channels=1, width=settings["width"], residual=kind == "residual"
     )
+    return train.to(device), test.to(device), model.to(device)
+
+
+def _train(settings, kind, depth, seed, progress) -> tuple[dict, nn.Module, Images]:
+    train, test, model = _set_up(settings, kind, depth, seed)
     hyperparameters = {key: settings[key] for key in ("epochs", "batch_size", "lr")}
     run = dict(kind=kind, depth=depth, seed=seed, train=None, test=None)
     try:
         history = fit(model, train, test, seed=seed, progress=progress, **hyperparameters)
     except TrainingDiverged as stop:
-        return run | {"history": asdict(stop.history)}
+        return run | {"history": asdict(stop.history)}, model, test
     if history.interrupted:
         raise KeyboardInterrupt
     run["history"] = asdict(history)
-    return run | {k: evaluate(model, v)._asdict() for k, v in (("train", train), ("test", test))}
+    scores = {k: evaluate(model, v)._asdict() for k, v in (("train", train), ("test", test))}
+    return run | scores, model, test
 
 
-def runs(settings: dict, progress: bool | None = None) -> Iterator[dict]:
-    """Every run of the degradation experiment, one after the other, in this process."""
+RUN = {
+    "degradation": degradation_run,
+    "gradients": gradients_run,
+    "lesion": lesion_run,
+    "thousand-layers": thousand_layers_run,
+}
+
+
+def runs(
+    settings: dict, progress: bool | None = None, name: str = "degradation"
+) -> Iterator[dict]:
+    """Every run of experiment `name`, one after the other, in this process."""
     for task in _tasks(settings):
-        yield degradation_run(settings, *task, progress)
+        yield RUN[name](settings, *task, progress)
 
 
 def record(
@@ -102,8 +217,12 @@ def record(
     result = dict(experiment=name, config=settings, config_hash=config_hash(settings))
     result |= dict(seconds=0.0, runs=[])
     if unfinished.exists():
-        earlier = json.loads(unfinished.read_text())
-        if earlier["config_hash"] != result["config_hash"]:
+        try:
+            earlier = json.loads(unfinished.read_text())
+            same = earlier["config_hash"] == result["config_hash"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{unfinished} is damaged: delete it to start afresh.") from error
+        if not same:
             raise ValueError(
                 f"{unfinished} was made with other settings: delete it to start afresh."
             )
@@ -114,20 +233,14 @@ def record(
     print(f"{name}: {len(done)} of {len(done) + len(todo)} runs done, {workers} at a time")
     with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread, (workers,)) as pool:
         before, start = result["seconds"], time.perf_counter()
-        futures = [pool.submit(degradation_run, settings, *task, False) for task in todo]
+        futures = [pool.submit(RUN[name], settings, *task, False) for task in todo]
         try:
             for future in as_completed(futures):
                 run = future.result()
                 result["runs"].append(run)
                 result["seconds"] = round(before + time.perf_counter() - start, 1)
                 _write(unfinished, result)
-                train = run["train"] or dict(loss=float("nan"), accuracy=float("nan"))
-                print(
-                    f"{run['kind']}-{run['depth']} seed {run['seed']}: training loss "
-                    f"{train['loss']:.3f}, accuracy {train['accuracy']:.1%}, "
-                    f"{sum(run['history']['seconds']):.0f} s",
-                    flush=True,
-                )
+                print(_summary(run), flush=True)
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
@@ -153,6 +266,19 @@ def _tasks(settings: dict) -> list[tuple[str, int, int]]:
     ]
 
 
+def _summary(run: dict) -> str:
+    title = f"{run['kind']}-{run['depth']} seed {run['seed']}:"
+    if "losses" in run:
+        return f"{title} loss {run['losses'][0]:.3g} to {run['losses'][-1]:.3g}"
+    if "with_bn" in run:
+        return f"{title} first convolution's gradient {run['with_bn']['first']:.2g} with BN"
+    train = run["train"] or dict(loss=math.nan, accuracy=math.nan)
+    return (
+        f"{title} training loss {train['loss']:.3f}, accuracy {train['accuracy']:.1%}, "
+        f"{sum(run['history']['seconds']):.0f} s"
+    )
+
+
 def _one_thread(workers: int) -> None:
     if workers > 1:
         torch.set_num_threads(1)
@@ -161,7 +287,7 @@ def _one_thread(workers: int) -> None:
 def _write(path: Path, result: dict) -> None:
     def rounded(value):
         if isinstance(value, float):
-            return float(f"{value:.6g}")
+            return float(f"{value:.6g}") if math.isfinite(value) else None  # JSON has no nan
         if isinstance(value, dict):
             return {key: rounded(entry) for key, entry in value.items()}
         return [rounded(entry) for entry in value] if isinstance(value, list) else value

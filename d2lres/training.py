@@ -12,7 +12,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -104,6 +104,8 @@ def fit(
         )
     if epochs < 1 or not 1 <= batch_size or len(train) < 2:
         raise ValueError("epochs and batch_size must be at least 1, and train needs two images.")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must lie between 0 and 1, not {label_smoothing}.")
     if optimizer is not None and lr is not None:
         raise ValueError("lr belongs to the default optimizer: set it in yours, or drop optimizer=.")
     if scheduler is not None and optimizer is None:
@@ -119,12 +121,16 @@ def fit(
         scheduler = OneCycleLR(optimizer, lr, epochs * steps, cycle_momentum=False)
 
     history = History()
-    run = dict(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed, images=len(train))
+    run = dict(optimizer=type(optimizer).__name__, scheduler=scheduler and type(scheduler).__name__)
+    run |= dict(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed, images=len(train))
     run |= dict(augment=augment, label_smoothing=label_smoothing)
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
         if checkpoint.exists():
             history = _resume(checkpoint, run, model, optimizer, scheduler)
+        else:
+            with _beside(checkpoint) as unfinished:  # fails now rather than after the first epoch
+                unfinished.touch()
 
     generator = torch.Generator()
     with _bar(range(len(history.loss), epochs), steps, progress) as bar:
@@ -186,11 +192,12 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _record(history, model, test, loss, accuracy, start) -> None:
-    history.seconds.append(time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    score = None if test is None else evaluate(model, test)  # first: Ctrl-C leaves the lists even
+    history.seconds.append(seconds)
     history.loss.append(loss)
     history.accuracy.append(accuracy)
-    if test is not None:
-        score = evaluate(model, test)
+    if score is not None:
         history.test_loss.append(score.loss)
         history.test_accuracy.append(score.accuracy)
 
@@ -217,26 +224,35 @@ def _bar(epochs: range, steps: int, progress: bool | None):
 
 
 def _save(path: Path, run, model, optimizer, scheduler, history) -> None:
-    """Write the checkpoint beside itself first: a crash leaves the old one whole."""
     state = {
         "run": run,
         "history": asdict(history),
+        "architecture": repr(model),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict() if scheduler is not None else None,
         "random": torch.get_rng_state(),
     }
+    with _beside(path) as unfinished:
+        torch.save(state, unfinished)
+        os.replace(unfinished, path)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A file to write first, beside `path`: a crash leaves the old one whole, and no junk."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, unfinished)
-        os.replace(unfinished, path)
+        yield unfinished
     except (OSError, RuntimeError) as error:
-        unfinished.unlink(missing_ok=True)
         raise CheckpointError(
             f"could not write the checkpoint {path} ({error}): choose a folder that you may write "
             "to and that has room; the model keeps what it has learned."
         ) from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict:
@@ -248,9 +264,14 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
     path = Path(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"run", "history", "model", "optimizer", "scheduler", "random"} - state.keys()
+        parts = {"run", "history", "architecture", "model", "optimizer", "scheduler", "random"}
+        missing = parts - (state.keys() if isinstance(state, dict) else set())
+        if not missing:
+            state["history"] = History(**state["history"])
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}.") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from error
     except UnpicklingError as error:
         raise CheckpointError(
             f"{path} is damaged or holds more than tensors and plain data, so it was not opened "
@@ -258,15 +279,14 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
         ) from error
     except Exception as error:  # torch.load raises whatever the broken bytes lead it to
         raise CheckpointError(
-            f"{path} is not a complete checkpoint (half-written or damaged): delete it to start "
-            "afresh."
+            f"{path} is not a complete checkpoint (half-written, damaged, or made by another "
+            "version): delete it to start afresh."
         ) from error
     if missing:
         raise CheckpointError(
             f"{path} is no checkpoint of fit, it lacks {', '.join(sorted(missing))}: load it with "
             "torch.load(path, weights_only=True) instead, or choose another file."
         )
-    state["history"] = History(**state["history"])
     return state
 
 
@@ -288,10 +308,13 @@ def _resume(path: Path, run, model, optimizer, scheduler) -> History:
             f"{path} is of another architecture: {key} is {theirs.get(key, 'absent')} there and "
             f"{ours.get(key, 'absent')} here. Build the model it was made with, or use another file."
         )
+    if state["architecture"] != repr(model):  # a plain twin has the tensors of its residual one
+        raise CheckpointError(
+            f"{path} is of another architecture with the same tensors: build the model it was made "
+            "with, or use another file."
+        )
     try:
         optimizer.load_state_dict(state["optimizer"])
-        if (scheduler is None) != (state["scheduler"] is None):
-            raise ValueError("one has a learning-rate schedule, the other has not")
         if scheduler is not None:
             scheduler.load_state_dict(state["scheduler"])
     except (RuntimeError, ValueError, KeyError) as error:

@@ -169,11 +169,11 @@ RULES = {
     ),
     "local picture": (put(5, source="## A\n![a](a.png)"), "not there when the notebook is opened"),
     "picture, no alt": (put(5, source="## A\n![](https://a.b/c.png)"), "without alt text"),
-    "path in source": (put(FIGURE, source="open('/home/me/data')"), "in the source: /home/m"),
+    "path in source": (put(FIGURE, source="open('/Users/me/data')"), "in the source: /Users/m"),
     "package host": (put(5, source="## A\nSee https://pypi.example/x"), "in the source: pypi.example"),
     "path in output": (
-        put(FIGURE, outputs=[new_output("stream", text="/root/.cache/data\n")]),
-        "in the output: /root/.",
+        put(FIGURE, outputs=[new_output("stream", text="/Users/.cache/data\n")]),
+        "in the output: /Users/.",
     ),
     "progress bar": (
         put(FIGURE, outputs=[new_output("stream", text="10 %\r20 %\n")]),

@@ -1,0 +1,796 @@
+# %% [markdown]
+# # Chapter 2. The residual block
+#
+# You write f(x) = x + g(x) by hand, find out what it can and cannot do, and finish with a block
+# that agrees with three libraries.
+#
+# **What you will learn**
+# - to write a residual block in twelve lines, and to say which shapes it accepts
+# - when a block whose branch is zero changes nothing, and when its last ReLU spoils that
+# - what a 1×1 convolution on the shortcut is for, and what it throws away
+# - which parts of the block in the books are idle, and how torchvision leaves them out
+# - four mistakes that PyTorch reports late, far away, or not at all
+#
+# **What you need**: `nn.Module`, convolutions, batch normalisation; Chapter 1 for the reason
+# behind all this.
+#
+# **Time**: 40 minutes of reading and predicting, 50 minutes of exercises. The cells run in under
+# half a minute.
+
+# %% tags=["setup"]
+
+# %%
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from d2lres import figures
+
+# %% [markdown]
+# ## Add the input back
+# Chapter 1 made a net deeper without changing its answers: the new blocks could say "nothing to
+# add". Here you build such a block. It has some layers g, the **branch**, and beside them a wire,
+# the **shortcut**, that carries x past the layers. The block returns their sum,
+#
+# f(x) = x + g(x).
+#
+# The picture shows the usual branch: convolution, batch normalisation (BN), ReLU, convolution,
+# BN. One more ReLU follows the sum.
+
+# %%
+figures.show(figures.block())
+
+# %% [markdown]
+# You can build it without a class. The addition needs equal shapes on both sides.
+#
+# **Predict**: pictures of three channels and six by six pixels. Which of the five layers must be
+# told something so that its output still fits x, and what would happen to the size without it?
+
+# %%
+torch.manual_seed(0)
+g = nn.Sequential(
+    nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(),
+    nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3),
+)  # fmt: skip
+x = out = torch.rand(4, 3, 6, 6)
+for layer in g:
+    out = layer(out)
+    print(f"{type(layer).__name__:12s} {tuple(out.shape)}")
+print("x + g(x)    ", tuple((x + g(x)).shape))
+
+# %% [markdown]
+# Only the convolutions could change the size. A 3×3 window without `padding=1` loses one row on
+# each side, so two of them would turn 6×6 into 2×2 and the sum would fail. This is the **shape
+# contract**: the branch must return exactly the shape of x.
+#
+# Now as a class. The branch gets a method of its own, so that you can look at g alone.
+
+# %%
+class Block(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def g(self, x):
+        out = F.relu(self.bn1(self.conv1(x)))
+        return self.bn2(self.conv2(out))
+
+    def forward(self, x):
+        return F.relu(x + self.g(x))
+
+
+class Plain(Block):  # the same layers without the shortcut
+    def forward(self, x):
+        return F.relu(self.g(x))
+
+
+Block(3)(x).shape == Plain(3)(x).shape == x.shape
+
+# %% [markdown]
+# ## What is left for the branch to learn
+# If a block should compute h(x), its branch has to learn only the rest, h(x) − x. That rest is
+# called the **residual**. The easiest test is h(x) = x: layers without a shortcut must learn to
+# copy a picture through two convolutions, whereas a residual branch must learn zero.
+#
+# Both get the same initial weights and the same 256 real pictures (cut into four channels of
+# 14×14 so that there is something to mix).
+#
+# **Predict**: which starts with the larger error, and which ends with it?
+
+# %%
+from d2lres.data import fashion_mnist
+
+train, test = fashion_mnist()
+pictures = F.pixel_unshuffle(train[:256].images / 255, 2)  # (256, 4, 14, 14), none negative
+
+
+def learn_to_copy(kind, seed=0, steps=60):
+    torch.manual_seed(seed)
+    block = kind(4)
+    optimizer = torch.optim.SGD(block.parameters(), lr=0.1, momentum=0.9)
+    losses = []
+    for _ in range(steps):
+        loss = F.mse_loss(block(pictures), pictures)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, block.g(pictures)[pictures > 0].abs().mean().item()
+
+
+# %% tags=["nbval-ignore-output", "reason: losses differ in the last digits between machines"]
+_, size_before = learn_to_copy(Block, steps=0)
+plain, _ = learn_to_copy(Plain)
+residual, size_after = learn_to_copy(Block)
+print("                                 at first    at last")
+print(f"plain: error                   {plain[0]:10.4f} {plain[-1]:10.4f}")
+print(f"residual: error                {residual[0]:10.4f} {residual[-1]:10.4f}")
+print(f"residual: mean |g(x)|, x > 0   {size_before:10.4f} {size_after:10.4f}")
+assert residual[0] > plain[0] and residual[-1] < plain[-1] / 4  # holds for seeds 0-4
+assert size_after < size_before / 4
+
+# %% [markdown]
+# The residual block starts *worse*, because its random branch disturbs a picture that was already
+# right. It ends far better, and it got there by shrinking g. Only where x = 0 may g still be large:
+# there it goes below zero, and the last ReLU hides it.
+#
+# Do not read too much into one race. With Adam and `lr=0.01` in place of SGD, the residual block is
+# no longer reliably ahead after 60 steps. The shortcut makes *copy* a small goal; how fast you get
+# there depends on the optimiser, too.
+
+# %% [markdown]
+# ## When does a block do nothing?
+# Suppose the branch has arrived: g(x) = 0 for every x. Then f(x) = x, and one says that the block
+# is the identity. But look at `forward` again.
+#
+# **Predict**: normalised pictures have negative pixels. With g set to zero, does the block return
+# its input? What about a **pre-activation block**, in which BN and ReLU stand *before* each
+# convolution and nothing follows the addition?
+
+# %% tags=["claim:N3"]
+from d2lres import PreActBlock
+
+block = Block(1)
+block.g = torch.zeros_like  # the branch, replaced by the zero function
+pre = PreActBlock(1, 1)
+nn.init.zeros_(pre.conv2.weight)  # its last layer, without bias: the branch is zero
+
+pixels, _ = test[:2].tensors()  # normalised: about half of the values are negative
+with torch.no_grad():
+    after, after_pre = block(pixels), pre(pixels)
+    print("block, any x:    ", torch.equal(after, pixels))
+    print("block, x >= 0:   ", torch.equal(block(pixels.relu()), pixels.relu()))
+    print("pre-activation:  ", torch.equal(after_pre, pixels))
+assert torch.equal(after, pixels.relu()) and not torch.equal(after, pixels)
+assert torch.equal(after_pre, pixels)
+
+# %%
+rows = torch.stack([pixels, after, after_pre], dim=1).flatten(0, 1)
+titles = ["x", "block, g = 0", "pre-activation, g = 0"] * 2
+figures.show(figures.images(rows, titles, columns=3, alt=(
+    "Two test pictures, each three times: as given; after a block with zero branch, where all dark "
+    "shades have become one flat grey; after a pre-activation block, unchanged.")))  # fmt: skip
+
+# %% [markdown]
+# With g = 0 the usual block computes ReLU(x): everything darker than the average pixel is lost.
+# It is the identity only where x ≥ 0. The pre-activation block returns every x as it came.
+#
+# In a ResNet the damage stays small. Each block receives what some earlier ReLU let through, so
+# its input is never negative, and "do nothing" is within reach. That is why Chapter 1 could
+# insert zeroed blocks and find the logits unchanged.
+
+# %% [markdown]
+# ## One ReLU is not where people put it
+# A common description says: each convolution is followed by batch normalisation and ReLU. PyTorch
+# can list what your block really calls, in order, without running it.
+#
+# **Predict**: write down the seven steps of `Block.forward` before you look.
+
+# %% tags=["claim:N8"]
+from torch import fx
+
+steps = [node.name for node in fx.symbolic_trace(Block(3)).graph.nodes]
+print(" -> ".join(steps))
+after_bn = [steps[steps.index(name) + 1] for name in ("bn1", "bn2")]
+print("after bn1:", after_bn[0], "   after bn2:", after_bn[1])
+assert after_bn == ["relu", "add"]
+
+# %% [markdown]
+# The description is right for the first convolution and wrong for the second. Between its BN and
+# its ReLU stands the addition.
+#
+# Does it matter? **Predict**: in the variant below, a ReLU closes the branch. What can such a
+# branch no longer do to x?
+
+# %%
+relu_first = x + F.relu(Block(3).g(x))
+usual = x + Block(3).g(x)
+print("branch ends in ReLU, some value falls:", bool((relu_first < x).any()))
+print("branch ends in BN,   some value falls:", bool((usual < x).any()))
+
+# %% [markdown]
+# A branch that ends in a ReLU can only push values up; block after block, they can only grow. He
+# et al. tried it (2016, section 4.1): ResNet-110 on CIFAR-10 went from 6.61 to 7.84 % error.
+
+# %% [markdown]
+# ## More channels, fewer pixels
+# So far shapes never change. But a network has to trade resolution for channels somewhere. The
+# branch can do that: give its first convolution `stride=2` and more output channels. Then x no
+# longer fits, and the shortcut needs a layer, too: a **1×1 convolution**, which mixes the
+# channels of each pixel and, with a stride, skips pixels.
+
+# %%
+class FullBlock(nn.Module):
+    def __init__(self, input_channels, num_channels, use_1x1conv=False, strides=1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(input_channels, num_channels, 3, padding=1, stride=strides)
+        self.bn1 = nn.BatchNorm2d(num_channels)
+        self.conv2 = nn.Conv2d(num_channels, num_channels, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(num_channels)
+        self.conv3 = None
+        if use_1x1conv:
+            self.conv3 = nn.Conv2d(input_channels, num_channels, 1, stride=strides)
+
+    def g(self, x):
+        out = F.relu(self.bn1(self.conv1(x)))
+        return self.bn2(self.conv2(out))
+
+    def forward(self, x):
+        shortcut = x if self.conv3 is None else self.conv3(x)
+        return F.relu(shortcut + self.g(x))
+
+# %% [markdown]
+# **Predict**: 3 channels in, 6 out, stride 2, and no 1×1 convolution. Three dimensions of the two
+# tensors disagree. Which does PyTorch complain about?
+
+# %% tags=["raises-exception"]
+FullBlock(3, 6, strides=2)(x)
+
+# %% [markdown]
+# It names the last dimension only, the width, as it compares from the right and stops at the
+# first conflict. It does not say which tensor is the shortcut, nor what to do. `d2lres.Residual`
+# is the same block with a check in front of the addition:
+
+# %% tags=["raises-exception"]
+from d2lres import Residual
+
+Residual(3, 6, strides=2)(x)
+
+# %% [markdown]
+# Now both ways. The last of the three changes nothing but the channels, the first nothing but the
+# resolution.
+#
+# **Predict** the three shapes, and which of the blocks work without the 1×1 convolution.
+
+# %% tags=["claim:N4"]
+def result(block):
+    try:
+        return tuple(block(x).shape)
+    except RuntimeError:
+        return "fails"
+
+
+for channels, strides in [(3, 2), (6, 2), (6, 1)]:
+    without = result(FullBlock(3, channels, strides=strides))
+    with_1x1 = result(FullBlock(3, channels, use_1x1conv=True, strides=strides))
+    print(f"3 -> {channels} channels, strides={strides}: without {without}, with 1x1 {with_1x1}")
+    assert without == "fails" and with_1x1 == (4, channels, 6 // strides, 6 // strides)
+
+# %% [markdown]
+# Stride 2 halves 6 to 3. For odd sizes the branch rounds up, since its padding lets the window
+# reach over the edge. The 1×1 convolution has no padding, and the two must still agree.
+#
+# **Predict**: is there an image size below 40 or a stride up to 4 for which they do not?
+
+# %%
+def sides_agree(size, strides):
+    block = FullBlock(1, 2, use_1x1conv=True, strides=strides)
+    picture = torch.rand(1, 1, size, size)
+    side = -(-size // strides)  # size / strides, rounded up
+    with torch.no_grad():
+        branch, shortcut = block.eval().g(picture), block.conv3(picture)
+    return branch.shape == shortcut.shape == (1, 2, side, side)
+
+
+all(sides_agree(size, strides) for size in range(1, 40) for strides in range(1, 5))
+
+# %% [markdown]
+# There is none: a 3×3 window with padding 1 and a 1×1 window without padding stop at the same
+# pixels, and the side is the size divided by the stride, rounded up.
+#
+# The strided 1×1 convolution has a price. **Predict**: of the 36 pixels of a 6×6 picture, how
+# many can reach the output through the shortcut?
+
+# %%
+probe = torch.rand(1, 1, 6, 6, requires_grad=True)
+FullBlock(1, 2, use_1x1conv=True, strides=2).conv3(probe).sum().backward()
+seen = probe.grad[0, 0] != 0
+print(seen.int())
+print(f"{seen.sum()} of {seen.numel()} pixels")
+
+# %% [markdown]
+# Nine. The other 27 go through the branch or not at all. A gradient that is exactly zero is a
+# quick way to ask any layer what it can see.
+
+# %% [markdown]
+# ## Two kinds of block
+# You now have both: one whose shortcut is x itself, and one whose shortcut is a 1×1 convolution
+# s(x).
+
+# %%
+figures.show(figures.blocks())
+
+# %% [markdown]
+# A **stage** is a run of blocks that work at the same resolution. `resnet_block` lists the blocks
+# of one stage; only the first stage of a network is called with `first_block=True`, because a
+# max-pool in front of it has already reduced the picture.
+#
+# **Predict**: ResNet-18 has four stages of two blocks. How many of the eight are of which kind?
+
+# %% tags=["claim:N20"]
+from d2lres import resnet_block
+
+kinds = []
+for channels in [(64, 64), (64, 128), (128, 256), (256, 512)]:
+    stage = resnet_block(*channels, 2, first_block=channels == (64, 64))
+    kinds.append(["identity" if block.conv3 is None else "1x1" for block in stage])
+    print(channels, kinds[-1])
+print("identity:", sum(kinds, []).count("identity"), "  1x1:", sum(kinds, []).count("1x1"))
+assert kinds[0] == ["identity", "identity"]
+assert all(stage == ["1x1", "identity"] for stage in kinds[1:])
+
+# %% [markdown]
+# Every stage but the first opens with a 1×1 block and continues with an identity block. The paper
+# does the same: convolutions on the shortcut only where the shape leaves no choice (option B,
+# section 4.1).
+
+# %% [markdown]
+# ## Is your block the one in the books?
+# Reading the same names proves little; computing the same numbers proves a lot. Your block meets
+# two others: `d2lres.Residual`, and `Residual` from `d2l`, the package of *Dive into Deep
+# Learning*. All get your weights.
+#
+# **Predict**: equal to the last bit, or only to about six digits?
+
+# %%
+import contextlib
+import io
+
+from d2lres import references
+
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    d2l = references.d2l()  # takes a few seconds
+
+for arguments in [(3, 3), (3, 6, True, 2)]:
+    mine = FullBlock(*arguments)
+    for name, kind in {"d2lres": Residual, "d2l": d2l.Residual}.items():
+        other = kind(*arguments)
+        other.load_state_dict(mine.state_dict())  # strict: the names must match, too
+        trained = torch.equal(mine.train()(x), other.train()(x))
+        evaluated = torch.equal(mine.eval()(x), other.eval()(x))
+        print(arguments, name, trained, evaluated)
+        assert trained and evaluated
+
+# %% [markdown]
+# To the last bit, in both modes. The three run the same operations in the same order, and nothing
+# less would explain it. From here on, `from d2lres import Residual` is *your* block with better
+# error messages.
+
+# %% [markdown]
+# ## Two ways in which torchvision differs
+# torchvision calls its block `BasicBlock`. It follows the paper where the books simplify.
+
+# %%
+from torchvision.models.resnet import BasicBlock as TorchvisionBlock
+
+downsample = nn.Sequential(nn.Conv2d(3, 6, 1, stride=2, bias=False), nn.BatchNorm2d(6))
+theirs = TorchvisionBlock(3, 6, stride=2, downsample=downsample)
+mine = FullBlock(3, 6, use_1x1conv=True, strides=2)
+for name, block in {"mine": mine, "torchvision": theirs}.items():
+    print(name, [n for n, _ in block.named_parameters() if "conv" in n or "downsample" in n])
+
+# %% [markdown]
+# Two differences: its convolutions have no bias, and its shortcut has a BN. Take the bias first.
+# Each convolution of the branch is followed by a BN, which subtracts the mean of each channel.
+#
+# **Predict**: add 1 to every bias of `conv1` and `conv2`. How much does the output change in
+# training mode? And in evaluation mode, where BN subtracts the running mean it has collected
+# before?
+
+# %% tags=["nbval-ignore-output", "reason: rounding errors differ between machines"]
+import copy
+
+
+def change(shifted, block, mode):
+    block, shifted = copy.deepcopy(block).train(mode), copy.deepcopy(shifted).train(mode)
+    with torch.no_grad():
+        return (block(x) - shifted(x)).abs().max().item()
+
+
+torch.manual_seed(0)
+mine = FullBlock(3, 6, use_1x1conv=True, strides=2)
+for _ in range(50):
+    mine(x)  # lets BN collect its running means
+shifted = copy.deepcopy(mine)
+with torch.no_grad():
+    shifted.conv1.bias += 1
+    shifted.conv2.bias += 1
+in_training, in_evaluation = change(shifted, mine, True), change(shifted, mine, False)
+print(f"largest change in training {in_training:.0e}, in evaluation {in_evaluation:.1f}")
+assert in_training < 1e-5 and in_evaluation > 0.1
+
+# %% [markdown]
+# In training nothing is left but rounding: whatever a constant adds, the mean takes away. Such a
+# bias cannot learn anything either, as nothing depends on it. In evaluation the shift does show,
+# because the running mean knows the old bias. So the bias is idle, not harmless: you must not
+# edit it after training.
+#
+# The second difference is not idle. Without BN the shortcut enters the sum at whatever scale its
+# convolution gives, while BN keeps both terms at the same scale.
+
+# %% [markdown]
+# Are these *all* the differences? If so, nothing should be left once they are gone.
+#
+# **Predict**: three biases of 6 go, one BN of 6 comes. Does your block gain or lose parameters?
+
+# %%
+def parameters(block):
+    return sum(p.numel() for p in block.parameters())
+
+
+print("mine as written:", parameters(mine))
+for conv in (mine.conv1, mine.conv2, mine.conv3):
+    conv.bias = None
+mine.conv3 = nn.Sequential(mine.conv3, nn.BatchNorm2d(6))
+print("mine changed:   ", parameters(mine), "  torchvision:", parameters(theirs))
+
+references.copy_weights(mine, theirs)
+print("equal outputs:  ", torch.equal(mine.train()(x), theirs.train()(x)))
+assert torch.equal(mine.eval()(x), theirs.eval()(x))
+
+# %% [markdown]
+# It loses 18 and gains 12, since a BN has a weight and a bias for each channel. Nothing else
+# differs: the outputs are equal to the last bit. `d2lres.BasicBlock` is built this way, so that
+# it can take torchvision's weights.
+
+# %% [markdown]
+# ## Does the shortcut save arithmetic?
+# One of the study notes behind this course says that learning the residual means computing less.
+# Arithmetic can be counted: here in **FLOPs**, floating-point operations, with a multiplication
+# and an addition counted separately.
+#
+# **Predict**: two nets of 20 layers, one with shortcuts and one without, on a picture of 28×28.
+# Which needs less, and by about what share: 10 %, 1 %, 0.1 %?
+
+# %% tags=["claim:N14"]
+from d2lres import cifar_resnet
+from d2lres.probes import flops
+
+picture = torch.rand(1, 1, 28, 28)
+nets = {
+    "plain": cifar_resnet(20, in_channels=1, residual=False),
+    "residual": cifar_resnet(20, in_channels=1),
+    "residual, 1x1": cifar_resnet(20, in_channels=1, shortcut="B"),
+}
+count = {name: flops(net, picture) for name, net in nets.items()}
+print(f"{'':14s}{'convolution':>12s}{'linear':>8s}{'addition':>10s}")
+for name, n in count.items():
+    print(f"{name:14s}{n['convolution']:12,d}{n['linear']:8,d}{n['addition']:10,d}")
+assert count["residual"] == {**count["plain"], "addition": 65_856}
+assert count["residual, 1x1"]["convolution"] > count["plain"]["convolution"]
+
+# %% [markdown]
+# The plain net. The residual net does everything the plain net does *and* 65,856 additions, one
+# for each number that leaves one of its nine blocks: 0.1 % more. (The middle row reaches new
+# shapes by padding with zeros, which is free; with 1×1 convolutions the shortcut costs a little
+# over half a percent.) The paper calls this cost negligible (section 3.2); it never calls it a
+# saving. What a residual net saves is training steps.
+
+# %% [markdown]
+# ## Pitfalls
+# ### An addition that should fail and does not
+# A missing 1×1 convolution gave an error above. It does not always. **Predict**: `FullBlock(1,
+# 6)` on pictures with one channel, without a 1×1 convolution: error or not?
+
+# %%
+grey = torch.rand(4, 1, 6, 6)
+block = FullBlock(1, 6)
+print(tuple(block(grey).shape))
+copies = F.conv2d(grey, torch.ones(6, 1, 1, 1))  # a frozen 1x1 convolution, all ones
+print(torch.allclose(block(grey), F.relu(block.g(grey) + copies)))
+
+# %% [markdown]
+# No error. PyTorch **broadcasts** a dimension of size 1: the grey picture is copied into all six
+# channels, as if the shortcut were a 1×1 convolution of ones that never learns. `Y += X` does the
+# same. The net trains, a little worse than the one you meant, and nobody tells you.
+#
+# Broadcasting hides forgotten padding, too, at exactly one size:
+
+# %%
+for size in (6, 5):
+    picture = torch.rand(4, 3, size, size)
+    g = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 3, 3))
+    try:
+        print(size, "branch", tuple(g(picture).shape), "sum", tuple((picture + g(picture)).shape))
+    except RuntimeError:
+        print(size, "branch", tuple(g(picture).shape), "fails")
+
+# %% [markdown]
+# `d2lres.Residual` compares the shapes first and refuses:
+
+# %% tags=["raises-exception"]
+Residual(1, 6)(grey)
+
+# %% [markdown]
+# ### `Y += X` is fine, `X += Y` is not
+# The books add in place: `Y += X` overwrites the branch's result and saves memory. By
+# commutativity `X += Y` should do as well.
+#
+# **Predict**: same output? Same gradient? And what has become of the caller's batch?
+
+# %%
+class Overwriting(Block):
+    def forward(self, x):
+        x += self.g(x)
+        return F.relu(x)
+
+
+block = Overwriting(3)
+batch = x.clone()
+print("same output:     ", torch.equal(block(batch), Block.forward(block, x)))
+print("batch unchanged: ", torch.equal(batch, x))
+
+# %% tags=["raises-exception"]
+block(x.clone()).sum().backward()
+
+# %% [markdown]
+# The output is right, the caller's batch is ruined, and `backward` fails: the gradient of
+# `conv1`'s weight needs the x that `conv1` saw, and the addition has overwritten it. Autograd
+# counts the changes of every tensor it has saved and notices.
+#
+# So the question is what each operation saves. **Predict** for which of these you may change the
+# *output* in place.
+
+# %%
+operations = {
+    "conv": nn.Conv2d(3, 3, 3, padding=1), "batch norm": nn.BatchNorm2d(3),
+    "relu": torch.relu, "sigmoid": torch.sigmoid, "exp": torch.exp, "square": torch.square,
+}  # fmt: skip
+source = x.clone().requires_grad_()
+for name, operation in operations.items():
+    y = operation(source)
+    y += x
+    try:
+        y.sum().backward()
+        print(f"{name:12s} fine")
+    except RuntimeError as error:
+        assert "modified by an inplace operation" in str(error)
+        print(f"{name:12s} backward fails")
+
+# %% [markdown]
+# Convolution, BN and square save their input; ReLU, sigmoid and exp save their output. `Y += X`
+# is fine because Y comes out of a BN. Had the branch ended in a ReLU, as the common description
+# has it, the in-place addition would fail in the first training step. `ReLU(inplace=True)` after
+# the addition is safe: a sum saves nothing. When in doubt, write `Y = Y + X`.
+#
+# ### A misspelt `forward`
+# Python lets you give a method any name. **Predict** when the typo below is noticed, and whether
+# the message mentions it.
+
+# %% tags=["claim:N19"]
+import traceback
+
+
+class Misspelt(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def foward(self, x):
+        return F.relu(x + self.conv(x))
+
+
+block = Misspelt(3)
+print("built, parameters:", parameters(block))
+try:
+    block(x)
+except NotImplementedError as error:
+    places = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    print("called: NotImplementedError; names the typo:", "foward" in str(error))
+    assert "foward" not in str(error) and "foward" not in places
+
+# %% [markdown]
+# The class, the object, its parameters: all fine. Only the call fails, inside PyTorch, with a
+# `NotImplementedError` that says `forward` is missing and gives no place in your file. When you
+# meet it, compare your method names letter by letter, and their indentation.
+
+# %% [markdown]
+# ## Exercises
+# ### Exercise 1 (easy, 5 minutes): a forward that does not broadcast
+# Write the forward of a block that behaves like `FullBlock`, but raises `ValueError` when
+# shortcut and branch differ in any dimension. Leave the caller's x as it is.
+#
+# <details><summary>Hint</summary>Compute both first and compare their <code>.shape</code> before
+# you add.</details>
+
+# %%
+from d2lres.checks import block as check
+
+
+class CarefulBlock(FullBlock):
+    def forward(self, x):
+        """(N, input_channels, H, W) -> (N, num_channels, H', W'); ValueError if shapes differ.
+
+        Use self.g(x) and self.conv3, which is None or a 1x1 convolution.
+        """
+        ### BEGIN SOLUTION
+        shortcut = x if self.conv3 is None else self.conv3(x)
+        branch = self.g(x)
+        if branch.shape != shortcut.shape:
+            raise ValueError(f"branch {branch.shape} and shortcut {shortcut.shape} differ")
+        return F.relu(branch + shortcut)
+        ### END SOLUTION
+
+
+check.careful_block(CarefulBlock)
+
+# %% [markdown]
+# ### Exercise 2 (easy, 10 minutes): from shapes to arguments
+# You know the shape that comes in and the one that should go out. Choose the arguments of
+# `Residual`, with a 1×1 convolution only where one is needed.
+#
+# <details><summary>Hint</summary>The side is divided by the stride and rounded <em>up</em>: 7
+# with stride 2 gives 4. So 7 // 4 is not the stride.</details>
+
+# %%
+def block_arguments(before: tuple, after: tuple) -> dict:
+    """Arguments of Residual that turn maps of shape `before` into `after`.
+
+    before, after: (C, H, W) with H = W. Returns a dict with the keys
+    input_channels, num_channels, use_1x1conv, strides.
+    """
+    ### BEGIN SOLUTION
+    return dict(
+        input_channels=before[0],
+        num_channels=after[0],
+        use_1x1conv=before != after,
+        strides=-(-before[1] // after[1]),
+    )
+    ### END SOLUTION
+
+
+check.block_arguments(block_arguments)
+
+# %% [markdown]
+# ### Exercise 3 (medium, 15 minutes): three bugs, two of them silent
+# This block should run a 1×1, a 3×3 and a 1×1 convolution, each with BN, the first two with ReLU,
+# and add x. It was written in a hurry. One bug stops it when you build it. Repair that one, and
+# it runs and returns the right shape: of the other two, each hides the other.
+#
+# ```python
+# class Hasty(nn.Module):
+#     def __init__(self, channels):
+#         super().__init__()
+#         self.conv1 = nn.Conv2d(channels, channels, 1)
+#         self.bn1 = nn.BatchNorm2d(channels)
+#         self.conv2 = nn.Conv2d(channels, channels, 3)
+#         self.bn2 = nn.BatchNorm2d(channels)
+#         self.conv3 = nn.Conv2d(channels, channels)
+#         self.bn3 = nn.BatchNorm2d(channels)
+#
+#     def forward(self, x):
+#         out = F.relu(self.bn1(self.conv1(x)))
+#         out = F.relu(self.bn2(self.conv2(out)))
+#         out = self.bn3(self.conv3(x))
+#         return F.relu(x + out)
+# ```
+# Write the repaired class. Keep the names of the layers.
+#
+# <details><summary>Hint</summary>After <code>backward()</code>, a layer that took no part has a
+# gradient of <code>None</code>. Which ones are they here? Once they take part again, mind the
+# sizes.</details>
+
+# %%
+class Repaired(nn.Module):
+    """(N, channels, H, W) -> the same shape: ReLU(x + g(x)), g of three convolutions."""
+
+    ### BEGIN SOLUTION
+    def __init__(self, channels):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 1)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, channels, 1)
+        self.bn3 = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return F.relu(x + out)
+    ### END SOLUTION
+
+
+check.repaired(Repaired)
+
+# %% [markdown]
+# ### Exercise 4 (easy, 5 minutes): the identity in two parameters
+# Turn a trained `Residual(c, c)` into the identity for x ≥ 0, in training and in evaluation mode,
+# by changing only two of its parameter tensors. You cannot replace `g` this time.
+#
+# <details><summary>Hint</summary>Which layer speaks last in g? It computes weight · normalised +
+# bias. Zeroing a convolution does not help, as the BN behind it still adds its bias. Change
+# parameters inside <code>torch.no_grad()</code>.</details>
+
+# %%
+def make_identity(block: Residual) -> None:
+    """Changes two parameter tensors of `block` in place so that block(x) = x for all x >= 0."""
+    ### BEGIN SOLUTION
+    nn.init.zeros_(block.bn2.weight)
+    nn.init.zeros_(block.bn2.bias)
+    ### END SOLUTION
+
+
+check.make_identity(make_identity)
+
+# %% [markdown]
+# ### Exercise 5 (hard, 15 minutes): move the biases out
+# You saw that biases in front of a BN are idle in training but not in evaluation. Set all three
+# biases of a trained `Residual` with a 1×1 convolution to zero, and adjust other tensors so that
+# its output stays the same in *both* modes.
+#
+# <details><summary>Hint</summary>For <code>conv1</code> and <code>conv2</code>, ask what the
+# running mean of the BN behind them would be if the bias had always been zero. <code>conv3</code>
+# has no BN behind it: its bias goes straight into the sum, and so does another bias.</details>
+
+# %%
+def without_biases(block: Residual) -> None:
+    """Zeroes conv1.bias, conv2.bias and conv3.bias in place; the output stays the same."""
+    ### BEGIN SOLUTION
+    with torch.no_grad():
+        block.bn1.running_mean -= block.conv1.bias
+        block.bn2.running_mean -= block.conv2.bias
+        block.bn2.bias += block.conv3.bias
+        for conv in (block.conv1, block.conv2, block.conv3):
+            conv.bias.zero_()
+    ### END SOLUTION
+
+
+check.without_biases(without_biases)
+
+# %% [markdown]
+# ## Summary
+# | claim | verdict | evidence |
+# |---|---|---|
+# | a block computes x + g(x), and its branch learns the residual | holds; with g = 0 it is the identity when x ≥ 0 | copying pictures shrank g where x > 0; with g = 0 the output was ReLU(x) |
+# | a 1×1 convolution on the shortcut changes channels and resolution | holds | three shapes with it, three errors without it |
+# | every convolution is followed by BN and ReLU | false | between the second BN and its ReLU stands the addition |
+# | there are two kinds of block | holds | five identity and three 1×1 blocks in the stages of ResNet-18 |
+# | learning the residual computes less | false | 65,856 additions more, everything else equal |
+# | a misspelt `forward` is noticed only at the call | holds | built without complaint; the error does not name the typo |
+#
+# Your block equals the ones of `d2lres` and `d2l` to the last bit. torchvision's differs by idle
+# biases, which it omits, and a BN on the shortcut.
+
+# %% [markdown]
+# ## Further reading
+# - K. He, X. Zhang, S. Ren, J. Sun, *Deep Residual Learning for Image Recognition*, 2015,
+#   [arXiv:1512.03385](https://arxiv.org/abs/1512.03385): sections 3.1 and 3.2 for the block, 4.1
+#   for shortcut options A, B and C.
+# - K. He and others, *Identity Mappings in Deep Residual Networks*, 2016,
+#   [arXiv:1603.05027](https://arxiv.org/abs/1603.05027): section 4.1 moves every ReLU and BN once
+#   and measures it.
+# - S. Ioffe, C. Szegedy, *Batch Normalization*, 2015,
+#   [arXiv:1502.03167](https://arxiv.org/abs/1502.03167): section 3.2 on the bias that is not
+#   needed.
+# - P. Goyal and others, *Accurate, Large Minibatch SGD*, 2017,
+#   [arXiv:1706.02677](https://arxiv.org/abs/1706.02677): section 5.1 starts the last BN of each
+#   block at zero, as in Exercise 4.
+# - A. Zhang and others, *Dive into Deep Learning*, [section
+#   8.6](https://d2l.ai/chapter_convolutional-modern/resnet.html).
+# - PyTorch, [Autograd mechanics](https://pytorch.org/docs/stable/notes/autograd.html): saved
+#   tensors and in-place operations.
