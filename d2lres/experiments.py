@@ -27,9 +27,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.lr_scheduler import LinearLR
 
 from d2lres._assets import asset
+from d2lres.blocks import BasicBlock
 from d2lres.data import Images, fashion_mnist
 from d2lres.networks import cifar_resnet
 from d2lres.probes import gradient_norms, lesion, without_bn
@@ -72,18 +72,18 @@ CONFIGS = {
         size=8,
         width=4,
         depths=[1004],
-        kinds=["plain", "residual"],
+        kinds=["plain", "plain-zero", "residual", "residual-zero"],
         seeds=[0, 1, 2, 3, 4],
-        steps=100,
+        steps=60,
         batch_size=64,
-        lr=0.01,
+        lr=0.02,
     ),
 }
 QUICK = {
     "degradation": dict(seeds=[0], epochs=2),
     "gradients": dict(seeds=[0], depths=[8, 20, 56]),
     "lesion": dict(seeds=[0], epochs=2),
-    "thousand-layers": dict(seeds=[0], steps=10),
+    "thousand-layers": dict(seeds=[0], steps=20),
 }
 
 
@@ -118,7 +118,7 @@ def gradients_run(settings: dict, kind: str, depth: int, seed: int, progress=Non
     x, y = next(train.batches(settings["batch_size"], shuffle=True, generator=generator))
     run = dict(kind=kind, depth=depth, seed=seed)
     for name, net in (("with_bn", model), ("without_bn", without_bn(model))):
-        norms = list(gradient_norms(net.to(default_device()), x, y).values())
+        norms = list(gradient_norms(net, x, y).values())
         run[name] = dict(first=norms[0], last=norms[-2])  # the very last layer is linear
     return run
 
@@ -131,15 +131,19 @@ def lesion_run(settings: dict, kind: str, depth: int, seed: int, progress=None) 
 
 
 def thousand_layers_run(settings: dict, kind: str, depth: int, seed: int, progress=None) -> dict:
-    """Train for some steps of SGD whose learning rate rises from 0 over the first tenth.
+    """Train for some steps of SGD with momentum 0.9. "-zero" after the kind of net: the last BN of
+    each branch starts at 0, so that a residual block starts as the identity, a plain one as 0.
 
     Returns {"kind", "depth", "seed", "losses", "seconds"}, one entry a step; the losses end with
     the first that is not finite.
     """
     train, _, model = _set_up(settings, kind, depth, seed)
-    steps, lr = settings["steps"], settings["lr"]
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
-    warmup = LinearLR(optimizer, 1 / (1 + steps // 10), total_iters=steps // 10)
+    if kind.endswith("-zero"):
+        for block in model.modules():
+            if isinstance(block, BasicBlock):
+                nn.init.zeros_(block.bn2.weight)
+    steps = settings["steps"]
+    optimizer = torch.optim.SGD(model.parameters(), lr=settings["lr"], momentum=0.9)
     generator = torch.Generator().manual_seed(seed)
     losses: list[float] = []
     seconds: list[float] = []
@@ -151,7 +155,6 @@ def thousand_layers_run(settings: dict, kind: str, depth: int, seed: int, progre
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            warmup.step()
             seconds.append(time.perf_counter() - start)
             if len(losses) == steps or not math.isfinite(losses[-1]):
                 break
@@ -163,7 +166,7 @@ def _set_up(settings: dict, kind: str, depth: int, seed: int) -> tuple[Images, I
     train, test = fashion_mnist(settings["subset"], size=settings["size"])
     torch.manual_seed(seed)
     model = cifar_resnet(
-        depth, in_channels=1, width=settings["width"], residual=kind == "residual"
+        depth, in_channels=1, width=settings["width"], residual=kind.startswith("residual")
     )
     return train.to(device), test.to(device), model.to(device)
 

@@ -9,15 +9,23 @@ residual nets blue *and* solid. In diagrams the layers g(x) are orange and the s
 
 import base64
 import io
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogFormatterSciNotation,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
 
 OKABE_ITO = {
     "black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73",
@@ -55,6 +63,32 @@ def show(fig: Figure) -> None:
         raw=True,
         metadata={"image/png": {"alt": fig.alt, "width": width, "height": height}},
     )
+
+
+def interactive(draw: Callable[..., Figure], **choices: Sequence) -> None:
+    """Show draw(**values) with one slider per name over its `choices`, starting at the last ones.
+
+    Where nobody can move a slider, the picture at the start stands alone: without ipywidgets,
+    outside IPython, and in builds and tests, which set D2LRES_PROGRESS=0.
+    """
+    try:
+        import ipywidgets
+        from IPython import get_ipython
+    except ImportError:
+        ipywidgets, get_ipython = None, None
+    start = {name: values[-1] for name, values in choices.items()}
+    if ipywidgets is None or get_ipython() is None or os.environ.get("D2LRES_PROGRESS") == "0":
+        return show(draw(**start))
+    sliders = {
+        name: ipywidgets.SelectionSlider(
+            options=list(values),
+            value=start[name],
+            description=name.replace("_", " "),
+            continuous_update=False,
+        )
+        for name, values in choices.items()
+    }
+    ipywidgets.interact(lambda **values: show(draw(**values)), **sliders)
 
 
 # Diagrams -----------------------------------------------------------------------------------------
@@ -216,6 +250,43 @@ def function_classes() -> Figure:
     return fig
 
 
+def paths(blocks: int = 3) -> Figure:
+    """All 2^n ways through `blocks` residual blocks, 2 to 4 of them, sorted by length.
+
+    The expansion of (I + J1)(I + J2)…(I + Jn), drawn. Source: Veit et al. 2016, figure 1.
+    """
+    if not 2 <= blocks <= 4:
+        raise ValueError(f"a picture of 2 to 4 blocks can be read, not one of {blocks}.")
+    ways = sorted(
+        ([bool(way >> i & 1) for i in range(blocks)] for way in range(2**blocks)),
+        key=lambda way: (sum(way), [not taken for taken in way]),
+    )
+    fig, ax = _canvas(760, 40 * len(ways) + 92)
+    left, step = 130, 440 / blocks
+    top = 40 * len(ways) + 20
+    for i in range(blocks):
+        _text(ax, left + step * (i + 0.5), top + 34, f"block {i + 1}", weight="bold")
+    _text(ax, 66, top + 34, "length", weight="bold")
+    _text(ax, 668, top + 34, "term", weight="bold")
+    for row, way in enumerate(ways):
+        y = top - 40 * row
+        _text(ax, 66, y, str(sum(way)))
+        _arrow(ax, (left - 16, y), (left + 456, y), color=SHORTCUT, lw=2.4)
+        for i, taken in enumerate(way):
+            if taken:
+                _box(ax, left + step * (i + 0.5), y, 76, 28, f"g{i + 1}", LAYERS)
+        term = " ".join(f"J{i + 1}" for i in reversed(range(blocks)) if way[i])
+        _text(ax, 668, y, term or "I", style="italic")
+    _text(ax, 380, 18, f"Each block may be taken or passed by: {len(ways)} paths in all.",
+          size=11, color=GREY)
+    fig.alt = (
+        f"The {len(ways)} paths through {blocks} residual blocks, one to a row, from the one that "
+        "passes all blocks by to the one that takes them all, each with the product of Jacobians "
+        "that it adds to the gradient."
+    )
+    return fig
+
+
 def _canvas(width, height):
     """A figure of that many CSS pixels, whose data coordinates are those pixels, y upwards."""
     fig = Figure(figsize=(width / CSS, height / CSS), dpi=CSS, facecolor="white")
@@ -364,6 +435,49 @@ def depth_summary(
     return fig
 
 
+def lines(
+    curves: dict[str, Sequence],
+    xlabel: str,
+    ylabel: str,
+    title: str | None = None,
+    log: str = "",
+    ylim: tuple[float, float] | None = None,
+    alt: str | None = None,
+) -> Figure:
+    """A line per name, drawn as `learning_curves` draws that name.
+
+    A value is the heights, at 1, 2, 3, …, or a pair (places, heights); where a height is inf or
+    nan the line has a gap. log: "y" or "xy", the axes on a logarithmic scale.
+    Raises ValueError for a line without one finite height.
+    """
+    fig, ax = _axes(ylabel, xlabel, title)
+    ends = []
+    for (name, values), (colour, style) in zip(curves.items(), _styles(curves)):
+        pair = isinstance(values, tuple) and len(values) == 2 and np.ndim(values[0]) == 1
+        x, y = values if pair else (range(1, len(values) + 1), values)
+        x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+        finite = np.flatnonzero(np.isfinite(y) & (y > 0 if "y" in log else True))
+        if not len(finite):
+            raise ValueError(f"{name!r} has no finite height to draw.")
+        marked = finite[np.linspace(0, len(finite) - 1, min(8, len(finite))).astype(int)].tolist()
+        ax.plot(x, y, **style, markevery=marked, zorder=3)
+        ends.append((x[finite[-1]], y[finite[-1]], name, colour))
+    ax.margins(x=0.02)
+    if "x" in log:
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if ylim:
+        ax.set_ylim(ylim)
+    if "y" in log:
+        _log_scale(ax)
+    _label_ends(fig, ax, ends)
+    fig.alt = alt or (
+        f"Line chart of the {ylabel} by {xlabel} for {', '.join(curves)}. "
+        "Plain nets are dashed and vermillion, residual nets solid and blue."
+    )
+    return fig
+
+
 def images(
     x,
     titles: Sequence[str] | None = None,
@@ -431,6 +545,11 @@ def _axes(ylabel, xlabel, title):
 def _log_scale(ax):
     ax.set_yscale("log")
     low, high = ax.get_ylim()
+    if high > 1e4 * low:  # so many powers of ten that they alone are labelled
+        ax.yaxis.set_major_locator(LogLocator(numticks=8))
+        ax.yaxis.set_major_formatter(LogFormatterSciNotation())
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        return
     ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if high > 10 * low else (2, 3, 4, 5, 6, 8)))
     for set_formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
         set_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

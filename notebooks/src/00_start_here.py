@@ -8,7 +8,7 @@
 # - what happens to a plain network of 44 layers, and what happens when its blocks also pass on their input
 # - where to find the verdict on every claim
 #
-# **What you need**: PyTorch's `nn.Module`. You need not have met a skip connection before. **Minutes**: 15.
+# **What you need**: PyTorch's `nn.Module`. You need not have met a skip connection before. **Minutes**: 30, half of them for the exercises.
 
 # %% tags=["setup"]
 
@@ -23,10 +23,10 @@
 # ## The chapters
 # | chapter | you can afterwards | minutes |
 # |---|---|---|
-# | [00 Start here](00_start_here.ipynb) | use the course | 15 |
-# | [01 Degradation](01_degradation.ipynb) | show that more layers can mean worse *training* error | 40 |
-# | [02 The residual block](02_residual_block.ipynb) | build the block, and say what it can and cannot represent | 45 |
-# | [03 ResNet-18](03_resnet18.ipynb) | assemble the network and account for every parameter | 45 |
+# | [00 Start here](00_start_here.ipynb) | use the course | 30 |
+# | [01 Degradation](01_degradation.ipynb) | show that more layers can mean worse *training* error | 75 |
+# | [02 The residual block](02_residual_block.ipynb) | build the block, and say what it can and cannot represent | 90 |
+# | [03 ResNet-18](03_resnet18.ipynb) | assemble the network and account for every parameter | 75 |
 #
 # The answers to all exercises stand in the folder `solutions`, executed as well.
 

@@ -9,7 +9,7 @@
 # - why neither overfitting nor missing batch normalisation explains it
 # - how a short run can point the wrong way
 #
-# **What you need**: PyTorch's `nn.Module`, convolution, and chapter 0 for how the cells work. **Minutes**: 40.
+# **What you need**: PyTorch's `nn.Module`, convolution, and chapter 0 for how the cells work. **Minutes**: 75, half of them for the exercises.
 
 # %% tags=["setup"]
 
@@ -88,7 +88,7 @@ print("any x:              ", torch.equal(block(maps), maps))
 #
 # **Predict**: how close are the outputs of the two networks? To the first digit, to the sixth, or to the last bit?
 
-# %% tags=["claim:N2"]
+# %%
 import copy
 
 from d2lres import cifar_resnet, probes
@@ -104,8 +104,10 @@ def grow(net, extra, new_block):
     return net
 
 
-train, _ = fashion_mnist(size=14)
+train, _ = fashion_mnist(size=14)  # 14x14 pixels: a quarter of the arithmetic
 images, _ = train[:256].tensors()
+
+# %% tags=["claim:N2"]
 torch.manual_seed(0)
 shallow = cifar_resnet(8, in_channels=1, width=8)
 fit(shallow, train, epochs=1, device="cpu")
@@ -233,7 +235,7 @@ def error(kind, depth, part="train"):
 
 table(record["runs"])
 percent = {net: [100 * value for value in error(*net)] for net in nets}
-figures.show(figures.depth_summary(percent, ylabel="training error at the end, %"))
+figures.show(figures.depth_summary(percent, ylabel="training error at the end (%)"))
 assert max(error("plain", 8) + error("plain", 20)) < 0.01
 assert min(error("plain", 56)) > 0.02
 assert max(error("residual", 56)) < 0.01

@@ -5,7 +5,7 @@
 # that agrees with three libraries.
 #
 # **What you will learn**
-# - to write a residual block in twelve lines, and to say which shapes it accepts
+# - to write a residual block in a dozen lines, and to say which shapes it accepts
 # - when a block whose branch is zero changes nothing, and when its last ReLU spoils that
 # - what a 1×1 convolution on the shortcut is for, and what it throws away
 # - which parts of the block in the books are idle, and how torchvision leaves them out
@@ -14,8 +14,7 @@
 # **What you need**: `nn.Module`, convolutions, batch normalisation; Chapter 1 for the reason
 # behind all this.
 #
-# **Time**: 40 minutes of reading and predicting, 50 minutes of exercises. The cells run in under
-# half a minute.
+# **Minutes**: 90, half of them for the exercises. The cells run in under half a minute.
 
 # %% tags=["setup"]
 
@@ -283,7 +282,7 @@ for channels, strides in [(3, 2), (6, 2), (6, 1)]:
 # Stride 2 halves 6 to 3. For odd sizes the branch rounds up, since its padding lets the window
 # reach over the edge. The 1×1 convolution has no padding, and the two must still agree.
 #
-# **Predict**: is there an image size below 40 or a stride up to 4 for which they do not?
+# **Predict**: is there an image size below 40 and a stride up to 4 for which they do not?
 
 # %%
 def sides_agree(size, strides):
@@ -343,9 +342,9 @@ assert kinds[0] == ["identity", "identity"]
 assert all(stage == ["1x1", "identity"] for stage in kinds[1:])
 
 # %% [markdown]
-# Every stage but the first opens with a 1×1 block and continues with an identity block. The paper
-# does the same: convolutions on the shortcut only where the shape leaves no choice (option B,
-# section 4.1).
+# Every stage but the first opens with a 1×1 block and continues with identity blocks. This is
+# option B of the paper (section 4.1): a convolution on the shortcut only where the shapes leave no
+# choice.
 
 # %% [markdown]
 # ## Is your block the one in the books?
@@ -375,9 +374,8 @@ for arguments in [(3, 3), (3, 6, True, 2)]:
         assert trained and evaluated
 
 # %% [markdown]
-# To the last bit, in both modes. The three run the same operations in the same order, and nothing
-# less would explain it. From here on, `from d2lres import Residual` is *your* block with better
-# error messages.
+# To the last bit, in both modes: the three run the same operations in the same order. From here on,
+# `from d2lres import Residual` is *your* block with better error messages.
 
 # %% [markdown]
 # ## Two ways in which torchvision differs
@@ -429,7 +427,7 @@ assert in_training < 1e-5 and in_evaluation > 0.1
 # edit it after training.
 #
 # The second difference is not idle. Without BN the shortcut enters the sum at whatever scale its
-# convolution gives, while BN keeps both terms at the same scale.
+# convolution gives; with BN both terms start at the same scale.
 
 # %% [markdown]
 # Are these *all* the differences? If so, nothing should be left once they are gone.
@@ -483,11 +481,10 @@ assert count["residual"] == {**count["plain"], "addition": 65_856}
 assert count["residual, 1x1"]["convolution"] > count["plain"]["convolution"]
 
 # %% [markdown]
-# The plain net. The residual net does everything the plain net does *and* 65,856 additions, one
-# for each number that leaves one of its nine blocks: 0.1 % more. (The middle row reaches new
-# shapes by padding with zeros, which is free; with 1×1 convolutions the shortcut costs a little
-# over half a percent.) The paper calls this cost negligible (section 3.2); it never calls it a
-# saving. What a residual net saves is training steps.
+# The plain net. The residual net does everything the plain net does *and* 65,856 additions, one for
+# each number that leaves one of its nine blocks: 0.1 % more. (The middle row reaches new shapes by
+# padding with zeros, which is free; with 1×1 convolutions the shortcut costs a little over half a
+# percent.) The paper calls this cost negligible (section 3.2); it never calls it a saving.
 
 # %% [markdown]
 # ## Pitfalls
@@ -505,12 +502,12 @@ print(torch.allclose(block(grey), F.relu(block.g(grey) + copies)))
 # %% [markdown]
 # No error. PyTorch **broadcasts** a dimension of size 1: the grey picture is copied into all six
 # channels, as if the shortcut were a 1×1 convolution of ones that never learns. `Y += X` does the
-# same. The net trains, a little worse than the one you meant, and nobody tells you.
+# same. The net trains without the weights you meant to give it, and nobody tells you.
 #
-# Broadcasting hides forgotten padding, too, at exactly one size:
+# Broadcasting hides forgotten padding, too, at exactly one size. **Predict** which, before you run:
 
 # %%
-for size in (6, 5):
+for size in (8, 7, 6, 5):
     picture = torch.rand(4, 3, size, size)
     g = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 3, 3))
     try:
@@ -604,8 +601,8 @@ except NotImplementedError as error:
 
 # %% [markdown]
 # The class, the object, its parameters: all fine. Only the call fails, inside PyTorch, with a
-# `NotImplementedError` that says `forward` is missing and gives no place in your file. When you
-# meet it, compare your method names letter by letter, and their indentation.
+# `NotImplementedError` that says `forward` is missing; no line of your class appears in it. When
+# you meet it, compare your method names letter by letter, and their indentation.
 
 # %% [markdown]
 # ## Exercises
@@ -667,8 +664,8 @@ check.block_arguments(block_arguments)
 # %% [markdown]
 # ### Exercise 3 (medium, 15 minutes): three bugs, two of them silent
 # This block should run a 1×1, a 3×3 and a 1×1 convolution, each with BN, the first two with ReLU,
-# and add x. It was written in a hurry. One bug stops it when you build it. Repair that one, and
-# it runs and returns the right shape: of the other two, each hides the other.
+# and add x. It was written in a hurry. One bug stops it when you build it. Repair that one, and it
+# runs and returns the right shape, because one of the other two hides the other.
 #
 # ```python
 # class Hasty(nn.Module):
@@ -687,6 +684,7 @@ check.block_arguments(block_arguments)
 #         out = self.bn3(self.conv3(x))
 #         return F.relu(x + out)
 # ```
+#
 # Write the repaired class. Keep the names of the layers.
 #
 # <details><summary>Hint</summary>After <code>backward()</code>, a layer that took no part has a
@@ -773,8 +771,8 @@ check.without_biases(without_biases)
 # | learning the residual computes less | false | 65,856 additions more, everything else equal |
 # | a misspelt `forward` is noticed only at the call | holds | built without complaint; the error does not name the typo |
 #
-# Your block equals the ones of `d2lres` and `d2l` to the last bit. torchvision's differs by idle
-# biases, which it omits, and a BN on the shortcut.
+# Your block equals the ones of `d2lres` and `d2l` to the last bit. torchvision's differs by a BN on
+# the shortcut and by the biases, which it omits because BN makes them redundant.
 
 # %% [markdown]
 # ## Further reading
@@ -782,8 +780,8 @@ check.without_biases(without_biases)
 #   [arXiv:1512.03385](https://arxiv.org/abs/1512.03385): sections 3.1 and 3.2 for the block, 4.1
 #   for shortcut options A, B and C.
 # - K. He and others, *Identity Mappings in Deep Residual Networks*, 2016,
-#   [arXiv:1603.05027](https://arxiv.org/abs/1603.05027): section 4.1 moves every ReLU and BN once
-#   and measures it.
+#   [arXiv:1603.05027](https://arxiv.org/abs/1603.05027): section 4.1 tries other places for ReLU
+#   and BN and measures each.
 # - S. Ioffe, C. Szegedy, *Batch Normalization*, 2015,
 #   [arXiv:1502.03167](https://arxiv.org/abs/1502.03167): section 3.2 on the bias that is not
 #   needed.
