@@ -19,14 +19,14 @@ VERDICTS = {"holds": (BLUE, "o"), "holds when": (ORANGE, "s"), "false": (VERMILL
 
 
 def degradation() -> Figure:
-    """Training error of every run of the recorded experiment, by kind and depth."""
+    """Training loss of every run of the recorded experiment, by kind and depth."""
     result = recorded("degradation")
     curves: dict[str, list[History]] = {}
     for run in result["runs"]:
         curves.setdefault(f"{run['kind']}-{run['depth']}", []).append(History(**run["history"]))
     seeds = len(result["config"]["seeds"])
-    title = f"Training error: the deep plain net is stuck ({seeds} seeds)"
-    return figures.learning_curves(curves, metric="error", title=title)
+    title = f"56 layers: plain is stuck, residual is not ({seeds} seeds each)"
+    return figures.learning_curves(curves, title=title, log=True)
 
 
 def ledger() -> Figure:
