@@ -52,6 +52,14 @@ FIGURES = {
     "curves, others": lambda: figures.learning_curves({"SGD": history(1), "Adam": history(2)}),
     "depths": lambda: figures.depth_summary({key: [e, 1.1 * e] for key, e in ENDS.items()}),
     "depths, log": lambda: figures.depth_summary({k: [e] for k, e in ENDS.items()}, log=True),
+    "paths": figures.paths,
+    "paths, four": lambda: figures.paths(4),
+    "lines": lambda: figures.lines({"plain": [1, 2, 4], "residual": [1, 1, 2]}, "step", "loss"),
+    "lines, 12 powers": lambda: figures.lines(
+        {f"{kind}-{n}": np.geomspace(10.0**n, 1e-3, 9) for n in (3, 9) for kind in
+         ("plain", "residual")}, "layer", "gradient norm", "Norms", log="y"),
+    "lines, log-log": lambda: figures.lines({"error": ([4, 8, 16], [1.0, 0.5, 0.25])}, "layers",
+                                            "distance", log="xy", ylim=(0.01, 10)),
     "images": lambda: figures.images(DATA),
     "images, floats": lambda: figures.images(PIXELS[:3].float() / 255 - 0.5),
     "images, predictions": lambda: figures.images(
@@ -318,3 +326,51 @@ def test_pyplot_is_never_imported():
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_line_has_a_gap_where_it_is_not_finite():
+    fig = figures.lines({"plain": [1.0, float("inf"), 2.0, float("nan")]}, "step", "loss")
+    assert fig.axes[0].lines[0].get_xdata().tolist() == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="'plain' has no finite height"):
+        figures.lines({"plain": [float("nan")]}, "step", "loss")
+
+
+def test_the_paths_are_all_the_subsets_of_the_blocks():
+    texts = [t.get_text() for t in figures.paths(3).axes[0].texts]
+    terms = {"I", "J1", "J2", "J3", "J2 J1", "J3 J1", "J3 J2", "J3 J2 J1"}
+    assert terms <= set(texts) and texts.count("g1") == texts.count("g3") == 4
+    with pytest.raises(ValueError, match="2 to 4 blocks"):
+        figures.paths(5)
+
+
+def drawn_with(log):
+    def draw(**values):
+        log.append(values)
+        return figures.block()
+
+    return draw
+
+
+@pytest.mark.parametrize("reason", ["no ipywidgets", "a build", "no kernel"])
+def test_interactive_leaves_a_picture_where_nobody_moves_a_slider(reason, monkeypatch, capsys):
+    log = []
+    monkeypatch.setenv("D2LRES_PROGRESS", "0" if reason == "a build" else "1")
+    if reason == "no ipywidgets":
+        monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    figures.interactive(drawn_with(log), depth=(8, 20), shortcut=(True, False))
+    assert log == [{"depth": 20, "shortcut": False}]
+    assert capsys.readouterr().out == figures.block().alt + "\n"
+
+
+def test_interactive_gives_each_choice_a_slider(ipython, monkeypatch):
+    log, sliders = [], []
+    monkeypatch.setenv("D2LRES_PROGRESS", "1")
+    widgets = SimpleNamespace(
+        SelectionSlider=lambda **options: sliders.append(options) or options["value"],
+        interact=lambda draw, **values: draw(**values),
+    )
+    monkeypatch.setitem(sys.modules, "ipywidgets", widgets)
+    figures.interactive(drawn_with(log), depth=(8, 20), batch_norm=(False, True))
+    assert [s["description"] for s in sliders] == ["depth", "batch norm"]
+    assert sliders[0]["options"] == [8, 20] and not sliders[0]["continuous_update"]
+    assert log == [{"depth": 20, "batch_norm": True}] and len(ipython) == 1

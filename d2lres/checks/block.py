@@ -15,7 +15,16 @@ def careful_block(kind: type[nn.Module]) -> str:
     """Exercise 1: `kind` takes the arguments of Residual and has conv1, bn1, conv2, bn2, conv3."""
     for arguments, shape in [((3, 3), (4, 3, 6, 6)), ((3, 6, True, 2), (4, 3, 7, 7))]:
         block, x = kind(*arguments), torch.randn(shape)
-        before, y = x.clone(), block(x)
+        before = x.clone()
+        try:
+            y = block(x)
+        except (ValueError, AssertionError) as error:
+            where = " after conv3" if block.conv3 is not None else ""
+            advice = "compare after conv3." if where else error
+            raise Wrong(
+                f"{kind.__name__}{arguments} has equal shapes{where}, yet yours raised "
+                f"{type(error).__name__}: {advice}"
+            ) from None
         if not torch.equal(x, before):
             raise Wrong("your forward changes the caller's x; write a new tensor, as in a + b.")
         _compare(block, y, *_terms(block, x))
@@ -32,6 +41,11 @@ def careful_block(kind: type[nn.Module]) -> str:
             kind(*arguments)(torch.rand(shape))
         except ValueError:
             continue
+        except AssertionError:
+            raise Wrong(
+                "an assert raises AssertionError, and Python skips it with -O: raise ValueError "
+                "instead."
+            ) from None
         except RuntimeError:
             raise Wrong(
                 f"on maps {shape} PyTorch's own error came first: compare the shapes before "
@@ -83,6 +97,8 @@ def block_arguments(choose: Callable[[tuple, tuple], dict]) -> str:
         ((8, 7, 7), (16, 4, 4)),
         ((8, 30, 30), (8, 10, 10)),
         ((8, 5, 5), (16, 3, 3)),
+        ((8, 7, 7), (8, 3, 3)),  # here and below round(H / H') is too small
+        ((8, 10, 10), (16, 4, 4)),
     ]:
         given = choose(before, after)
         if isinstance(given, (tuple, list)):
@@ -156,16 +172,31 @@ def _trained(*arguments) -> Residual:
     return block
 
 
+def _modes(block: nn.Module) -> dict[str, bool]:
+    return {name: module.training for name, module in block.named_modules()}
+
+
+def _check_modes(block: nn.Module, before: dict[str, bool]) -> None:
+    for name, training in _modes(block).items():
+        if training != before.get(name, training):
+            mode = "training" if training else "evaluation"
+            raise Wrong(
+                f"your function leaves {name or 'the block'} in {mode} mode: change tensors only."
+            )
+
+
 @check
 def make_identity(change: Callable[[Residual], None]) -> str:
     """Exercise 4: `change(block)` makes a trained Residual(8, 8) the identity for x >= 0."""
     block, x = _trained(8, 8), torch.rand(4, 8, 6, 6)
     before = {name: p.detach().clone() for name, p in block.state_dict().items()}
+    modes = _modes(block)
     returned = change(block)
     block = returned if isinstance(returned, nn.Module) else block
     after = block.state_dict()
     if set(after) != set(before):
         raise Wrong("keep the layers of the block and change their parameters only.")
+    _check_modes(block, modes)
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     for mode in (True, False):
         block.train(mode)
@@ -176,8 +207,8 @@ def make_identity(change: Callable[[Residual], None]) -> str:
             raise Wrong("no parameter has changed; assign inside torch.no_grad(), in place.")
         if block.bn2.weight.any():
             raise Wrong(
-                "g(x) is not 0 yet: bn2 has the last word in the branch, and its weight is not 0, "
-                "so it blows up or lets through whatever comes."
+                "g(x) is not 0 yet: bn2 has the last word in the branch, and its weight is not 0: "
+                "even behind a zeroed conv2, in evaluation it still scales (bias − running mean)."
             )
         if block.bn2.bias.any():
             raise Wrong("bn2 still adds its bias to every pixel.")
@@ -209,14 +240,18 @@ def without_biases(change: Callable[[Residual], None]) -> str:
         expected[mode] = block.train(mode)(x)
         block.load_state_dict(state)
     weights = {n: p.detach().clone() for n, p in block.named_parameters() if "conv" in n}
+    modes = _modes(block)
     returned = change(block)
     block = returned if isinstance(returned, nn.Module) else block
     for name in ("conv1", "conv2", "conv3"):
         conv = getattr(block, name)
-        if conv.bias is not None and conv.bias.any():
+        if conv.bias is None:
+            raise Wrong(f"{name}.bias is gone: set it to zero in place, so that it stays a tensor.")
+        if conv.bias.any():
             raise Wrong(f"{name}.bias is not 0 yet.")
         if not torch.equal(conv.weight, weights[f"{name}.weight"]):
             raise Wrong(f"{name}.weight has changed; the biases can go without that.")
+    _check_modes(block, modes)
     same = {mode: torch.allclose(block.train(mode)(x), expected[mode], atol=1e-4)
             for mode in (False, True)}  # fmt: skip
     if not same[True] and not same[False]:

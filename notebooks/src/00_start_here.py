@@ -34,7 +34,7 @@
 # ## Can this machine run it?
 # The doctor looks at Python, the packages, the device and the data. It changes nothing and fetches nothing.
 
-# %% tags=["nbval-ignore-output", "reason: versions, device and memory differ between machines"]
+# %% tags=["nbval-ignore-output", "reason: what the doctor finds differs between machines"]
 from d2lres.doctor import report
 
 text, ready = report()

@@ -221,8 +221,7 @@ for key in ("subset", "epochs", "seeds", "batch_size", "lr"):
     print(f"{key:11}", record["config"][key])
 curves = {f"{kind}-{depth}": [History(**run["history"]) for run in runs]
           for (kind, depth), runs in nets.items()}
-shown = {name: curves[name] for name in ("plain-8", "plain-20", "plain-56", "residual-56")}
-figures.show(figures.learning_curves(shown, log=True, title="40 epochs, five seeds"))
+figures.show(figures.learning_curves(curves, log=True, title="40 epochs, five seeds"))
 
 # %% [markdown]
 # Thin lines are seeds, thick ones medians; the scale is logarithmic. Here are all six networks as they are at the end, in the same table as before and with one dot per seed:

@@ -2,14 +2,14 @@
 # # Chapter 2. The residual block
 #
 # You write f(x) = x + g(x) by hand, find out what it can and cannot do, and finish with a block
-# that agrees with three libraries.
+# that agrees with `d2l` as it stands, and with torchvision after two changes.
 #
 # **What you will learn**
 # - to write a residual block in a dozen lines, and to say which shapes it accepts
 # - when a block whose branch is zero changes nothing, and when its last ReLU spoils that
 # - what a 1×1 convolution on the shortcut is for, and what it throws away
-# - which parts of the block in the books are idle, and how torchvision leaves them out
-# - four mistakes that PyTorch reports late, far away, or not at all
+# - which parts of the block in the books are superfluous, and how torchvision leaves them out
+# - mistakes that PyTorch reports late, far away, or not at all
 #
 # **What you need**: `nn.Module`, convolutions, batch normalisation; Chapter 1 for the reason
 # behind all this.
@@ -29,12 +29,12 @@ from d2lres import figures
 # ## Add the input back
 # Chapter 1 made a net deeper without changing its answers: the new blocks could say "nothing to
 # add". Here you build such a block. It has some layers g, the **branch**, and beside them a wire,
-# the **shortcut**, that carries x past the layers. The block returns their sum,
+# the **shortcut**, that carries x past the layers. The block forms the sum
 #
-# f(x) = x + g(x).
+# f(x) = x + g(x)
 #
-# The picture shows the usual branch: convolution, batch normalisation (BN), ReLU, convolution,
-# BN. One more ReLU follows the sum.
+# and returns ReLU(f(x)). The picture shows the usual branch: convolution, batch normalisation
+# (BN), ReLU, convolution, BN.
 
 # %%
 figures.show(figures.block())
@@ -60,7 +60,8 @@ print("x + g(x)    ", tuple((x + g(x)).shape))
 # %% [markdown]
 # Only the convolutions could change the size. A 3×3 window without `padding=1` loses one row on
 # each side, so two of them would turn 6×6 into 2×2 and the sum would fail. This is the **shape
-# contract**: the branch must return exactly the shape of x.
+# contract**: the branch must return exactly the shape of x. PyTorch does not always enforce it: see
+# Pitfalls.
 #
 # Now as a class. The branch gets a method of its own, so that you can look at g alone.
 
@@ -90,7 +91,7 @@ Block(3)(x).shape == Plain(3)(x).shape == x.shape
 
 # %% [markdown]
 # ## What is left for the branch to learn
-# If a block should compute h(x), its branch has to learn only the rest, h(x) − x. That rest is
+# If the sum should become h(x), the branch has to learn only the rest, h(x) − x. That rest is
 # called the **residual**. The easiest test is h(x) = x: layers without a shortcut must learn to
 # copy a picture through two convolutions, whereas a residual branch must learn zero.
 #
@@ -133,8 +134,8 @@ assert size_after < size_before / 4
 
 # %% [markdown]
 # The residual block starts *worse*, because its random branch disturbs a picture that was already
-# right. It ends far better, and it got there by shrinking g. Only where x = 0 may g still be large:
-# there it goes below zero, and the last ReLU hides it.
+# right. It ends far better, and it got there by shrinking g where x > 0. Where x = 0, g need not
+# shrink: any negative value will do, because the last ReLU turns it into 0.
 #
 # Do not read too much into one race. With Adam and `lr=0.01` in place of SGD, the residual block is
 # no longer reliably ahead after 60 steps. The shortcut makes *copy* a small goal; how fast you get
@@ -142,12 +143,15 @@ assert size_after < size_before / 4
 
 # %% [markdown]
 # ## When does a block do nothing?
-# Suppose the branch has arrived: g(x) = 0 for every x. Then f(x) = x, and one says that the block
-# is the identity. But look at `forward` again.
+# Suppose the branch has arrived: g(x) = 0 for every x. The sum is then x, and one says that the
+# block is the identity. But look at `forward` again.
 #
 # **Predict**: normalised pictures have negative pixels. With g set to zero, does the block return
 # its input? What about a **pre-activation block**, in which BN and ReLU stand *before* each
-# convolution and nothing follows the addition?
+# convolution and nothing follows the addition, `x + conv2(relu(bn2(conv1(relu(bn1(x))))))`?
+#
+# Your `Block` has a method g that you can replace. The other branch ends in a convolution without
+# bias, so zero weights silence it.
 
 # %% tags=["claim:N3"]
 from d2lres import PreActBlock
@@ -155,7 +159,7 @@ from d2lres import PreActBlock
 block = Block(1)
 block.g = torch.zeros_like  # the branch, replaced by the zero function
 pre = PreActBlock(1, 1)
-nn.init.zeros_(pre.conv2.weight)  # its last layer, without bias: the branch is zero
+nn.init.zeros_(pre.conv2.weight)  # its last layer, without bias
 
 pixels, _ = test[:2].tensors()  # normalised: about half of the values are negative
 with torch.no_grad():
@@ -177,16 +181,17 @@ figures.show(figures.images(rows, titles, columns=3, alt=(
 # With g = 0 the usual block computes ReLU(x): everything darker than the average pixel is lost.
 # It is the identity only where x ≥ 0. The pre-activation block returns every x as it came.
 #
-# In a ResNet the damage stays small. Each block receives what some earlier ReLU let through, so
-# its input is never negative, and "do nothing" is within reach. That is why Chapter 1 could
-# insert zeroed blocks and find the logits unchanged.
+# Inside a ResNet there is no damage. Each block receives what an earlier ReLU let through, so its
+# input is never negative, and "do nothing" is within reach of every block whose shortcut is x. That
+# is why Chapter 1 could insert zeroed blocks and find the logits unchanged.
 
 # %% [markdown]
-# ## One ReLU is not where people put it
+# ## Where are the two ReLUs?
 # A common description says: each convolution is followed by batch normalisation and ReLU. PyTorch
-# can list what your block really calls, in order, without running it.
+# can list what your block really calls, in order, without any data. The ends of the list are `x`
+# and `output`.
 #
-# **Predict**: write down the seven steps of `Block.forward` before you look.
+# **Predict**: write down the seven steps between them before you look.
 
 # %% tags=["claim:N8"]
 from torch import fx
@@ -205,10 +210,11 @@ assert after_bn == ["relu", "add"]
 # branch no longer do to x?
 
 # %%
-relu_first = x + F.relu(Block(3).g(x))
-usual = x + Block(3).g(x)
+branch = Block(3).g(x)
+relu_first, usual = x + F.relu(branch), x + branch
 print("branch ends in ReLU, some value falls:", bool((relu_first < x).any()))
 print("branch ends in BN,   some value falls:", bool((usual < x).any()))
+assert (relu_first >= x).all() and (usual < x).any()
 
 # %% [markdown]
 # A branch that ends in a ReLU can only push values up; block after block, they can only grow. He
@@ -259,8 +265,7 @@ from d2lres import Residual
 Residual(3, 6, strides=2)(x)
 
 # %% [markdown]
-# Now both ways. The last of the three changes nothing but the channels, the first nothing but the
-# resolution.
+# Now both ways. Take 3 → 3 channels with stride 2, 3 → 6 with stride 2, and 3 → 6 with stride 1.
 #
 # **Predict** the three shapes, and which of the blocks work without the 1×1 convolution.
 
@@ -311,8 +316,8 @@ print(seen.int())
 print(f"{seen.sum()} of {seen.numel()} pixels")
 
 # %% [markdown]
-# Nine. The other 27 go through the branch or not at all. A gradient that is exactly zero is a
-# quick way to ask any layer what it can see.
+# Nine. The other 27 reach the output only through the branch, whose 3×3 windows cover all 36. For a
+# linear layer such as a convolution, an input whose gradient is exactly zero was not seen.
 
 # %% [markdown]
 # ## Two kinds of block
@@ -324,8 +329,8 @@ figures.show(figures.blocks())
 
 # %% [markdown]
 # A **stage** is a run of blocks that work at the same resolution. `resnet_block` lists the blocks
-# of one stage; only the first stage of a network is called with `first_block=True`, because a
-# max-pool in front of it has already reduced the picture.
+# of one stage. Only the first stage of a network is called with `first_block=True`, because a
+# max-pool in front of it has already reduced the picture, and the channels are 64 already.
 #
 # **Predict**: ResNet-18 has four stages of two blocks. How many of the eight are of which kind?
 
@@ -333,8 +338,9 @@ figures.show(figures.blocks())
 from d2lres import resnet_block
 
 kinds = []
-for channels in [(64, 64), (64, 128), (128, 256), (256, 512)]:
-    stage = resnet_block(*channels, 2, first_block=channels == (64, 64))
+plan = [(64, 64), (64, 128), (128, 256), (256, 512)]  # (channels in, channels out) of each stage
+for i, channels in enumerate(plan):
+    stage = resnet_block(*channels, 2, first_block=i == 0)
     kinds.append(["identity" if block.conv3 is None else "1x1" for block in stage])
     print(channels, kinds[-1])
 print("identity:", sum(kinds, []).count("identity"), "  1x1:", sum(kinds, []).count("1x1"))
@@ -343,8 +349,8 @@ assert all(stage == ["1x1", "identity"] for stage in kinds[1:])
 
 # %% [markdown]
 # Every stage but the first opens with a 1×1 block and continues with identity blocks. This is
-# option B of the paper (section 4.1): a convolution on the shortcut only where the shapes leave no
-# choice.
+# option B of the ResNet paper (He et al. 2015, section 4.1): a convolution on the shortcut only
+# where the shapes leave no choice.
 
 # %% [markdown]
 # ## Is your block the one in the books?
@@ -379,7 +385,7 @@ for arguments in [(3, 3), (3, 6, True, 2)]:
 
 # %% [markdown]
 # ## Two ways in which torchvision differs
-# torchvision calls its block `BasicBlock`. It follows the paper where the books simplify.
+# torchvision calls its block `BasicBlock`. It follows the ResNet paper where the books simplify.
 
 # %%
 from torchvision.models.resnet import BasicBlock as TorchvisionBlock
@@ -424,12 +430,31 @@ assert in_training < 1e-5 and in_evaluation > 0.1
 # In training nothing is left but rounding: whatever a constant adds, the mean takes away. Such a
 # bias cannot learn anything either, as nothing depends on it. In evaluation the shift does show,
 # because the running mean knows the old bias. So the bias is idle, not harmless: you must not
-# edit it after training.
+# edit it after training. The bias of `conv3` has no BN behind it and does reach the output. It is
+# only superfluous, because `bn2` adds a bias to the same sum (Exercise 5).
 #
-# The second difference is not idle. Without BN the shortcut enters the sum at whatever scale its
-# convolution gives; with BN both terms start at the same scale.
+# Now the second difference. **Predict**: BN keeps the branch at a standard deviation of about 1.
+# What is the shortcut's? What becomes of the two when the input grows tenfold?
+
+# %% tags=["nbval-ignore-output", "reason: standard deviations differ in the last digits"]
+def spread(out):
+    return out.std((0, 2, 3)).mean().item()  # per channel, then averaged
+
+
+mine.train()
+for factor in (1, 10):
+    with torch.no_grad():
+        branch, shortcut = mine.g(factor * x), mine.conv3(factor * x)
+        normalised = nn.BatchNorm2d(6)(shortcut)
+    print(f"{factor:2d} x: branch {spread(branch):.2f}, shortcut {spread(shortcut):.2f}, "
+          f"shortcut with BN {spread(normalised):.2f}")  # fmt: skip
+    assert abs(spread(branch) - 1) < 0.05 and abs(spread(normalised) - 1) < 0.05
+    assert 0.05 < spread(shortcut) / factor < 0.4  # holds for seeds 0-7
 
 # %% [markdown]
+# The branch stays where it was, and the shortcut grows tenfold: without BN it enters the sum at
+# whatever scale the input and its convolution give. With BN both terms start at the same scale.
+#
 # Are these *all* the differences? If so, nothing should be left once they are gone.
 #
 # **Predict**: three biases of 6 go, one BN of 6 comes. Does your block gain or lose parameters?
@@ -458,7 +483,7 @@ assert torch.equal(mine.eval()(x), theirs.eval()(x))
 # ## Does the shortcut save arithmetic?
 # One of the study notes behind this course says that learning the residual means computing less.
 # Arithmetic can be counted: here in **FLOPs**, floating-point operations, with a multiplication
-# and an addition counted separately.
+# and an addition counted separately. BN, ReLU and pooling are left out; both nets have the same.
 #
 # **Predict**: two nets of 20 layers, one with shortcuts and one without, on a picture of 28×28.
 # Which needs less, and by about what share: 10 %, 1 %, 0.1 %?
@@ -482,15 +507,15 @@ assert count["residual, 1x1"]["convolution"] > count["plain"]["convolution"]
 
 # %% [markdown]
 # The plain net. The residual net does everything the plain net does *and* 65,856 additions, one for
-# each number that leaves one of its nine blocks: 0.1 % more. (The middle row reaches new shapes by
-# padding with zeros, which is free; with 1×1 convolutions the shortcut costs a little over half a
-# percent.) The paper calls this cost negligible (section 3.2); it never calls it a saving.
+# each number that leaves one of its nine blocks: 0.1 % more. (The row "residual" reaches new shapes
+# by padding with zeros, which is free; with 1×1 convolutions the shortcut costs a little over half
+# a percent.) The ResNet paper calls this cost negligible (section 3.2); it never calls it a saving.
 
 # %% [markdown]
 # ## Pitfalls
-# ### An addition that should fail and does not
-# A missing 1×1 convolution gave an error above. It does not always. **Predict**: `FullBlock(1,
-# 6)` on pictures with one channel, without a 1×1 convolution: error or not?
+# ### A missing 1×1 convolution
+# It gave an error above. **Predict**: `FullBlock(1, 6)` on pictures with one channel, again without
+# a 1×1 convolution: an error, or which shape?
 
 # %%
 grey = torch.rand(4, 1, 6, 6)
@@ -509,20 +534,24 @@ print(torch.allclose(block(grey), F.relu(block.g(grey) + copies)))
 # %%
 for size in (8, 7, 6, 5):
     picture = torch.rand(4, 3, size, size)
-    g = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 3, 3))
+    g = nn.Sequential(
+        nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
+    )
     try:
         print(size, "branch", tuple(g(picture).shape), "sum", tuple((picture + g(picture)).shape))
     except RuntimeError:
         print(size, "branch", tuple(g(picture).shape), "fails")
 
 # %% [markdown]
-# `d2lres.Residual` compares the shapes first and refuses:
+# At 5×5 the branch shrinks to one number per channel, and the sum spreads it over the picture.
+#
+# Back to the missing 1×1 convolution: `d2lres.Residual` compares the shapes first and refuses.
 
 # %% tags=["raises-exception"]
 Residual(1, 6)(grey)
 
 # %% [markdown]
-# ### `Y += X` is fine, `X += Y` is not
+# ### `Y += X` or `X += Y`?
 # The books add in place: `Y += X` overwrites the branch's result and saves memory. By
 # commutativity `X += Y` should do as well.
 #
@@ -640,7 +669,8 @@ check.careful_block(CarefulBlock)
 # `Residual`, with a 1×1 convolution only where one is needed.
 #
 # <details><summary>Hint</summary>The side is divided by the stride and rounded <em>up</em>: 7
-# with stride 2 gives 4. So 7 // 4 is not the stride.</details>
+# with stride 2 gives 4, with stride 3 it gives 3. So neither 7 // 4 nor round(7 / 3) is the
+# stride.</details>
 
 # %%
 def block_arguments(before: tuple, after: tuple) -> dict:
@@ -664,8 +694,9 @@ check.block_arguments(block_arguments)
 # %% [markdown]
 # ### Exercise 3 (medium, 15 minutes): three bugs, two of them silent
 # This block should run a 1×1, a 3×3 and a 1×1 convolution, each with BN, the first two with ReLU,
-# and add x. It was written in a hurry. One bug stops it when you build it. Repair that one, and it
-# runs and returns the right shape, because one of the other two hides the other.
+# and add x. It was written in a hurry. One bug stops it when you build it. Repair that one and the
+# block runs and returns the right shape, but it is still wrong twice: one bug keeps the other from
+# showing.
 #
 # ```python
 # class Hasty(nn.Module):
@@ -737,9 +768,9 @@ check.make_identity(make_identity)
 
 # %% [markdown]
 # ### Exercise 5 (hard, 15 minutes): move the biases out
-# You saw that biases in front of a BN are idle in training but not in evaluation. Set all three
-# biases of a trained `Residual` with a 1×1 convolution to zero, and adjust other tensors so that
-# its output stays the same in *both* modes.
+# You saw that biases in front of a BN are idle in training but not in evaluation, and that the
+# third is superfluous. Set all three biases of a trained `Residual` with a 1×1 convolution to zero,
+# and adjust other tensors so that its output stays the same in *both* modes.
 #
 # <details><summary>Hint</summary>For <code>conv1</code> and <code>conv2</code>, ask what the
 # running mean of the BN behind them would be if the bias had always been zero. <code>conv3</code>
@@ -764,7 +795,7 @@ check.without_biases(without_biases)
 # ## Summary
 # | claim | verdict | evidence |
 # |---|---|---|
-# | a block computes x + g(x), and its branch learns the residual | holds; with g = 0 it is the identity when x ≥ 0 | copying pictures shrank g where x > 0; with g = 0 the output was ReLU(x) |
+# | a block forms x + g(x), and its branch learns the residual | holds; with g = 0 the block is the identity when x ≥ 0 | copying pictures shrank g where x > 0; with g = 0 the output was ReLU(x) |
 # | a 1×1 convolution on the shortcut changes channels and resolution | holds | three shapes with it, three errors without it |
 # | every convolution is followed by BN and ReLU | false | between the second BN and its ReLU stands the addition |
 # | there are two kinds of block | holds | five identity and three 1×1 blocks in the stages of ResNet-18 |
@@ -772,7 +803,7 @@ check.without_biases(without_biases)
 # | a misspelt `forward` is noticed only at the call | holds | built without complaint; the error does not name the typo |
 #
 # Your block equals the ones of `d2lres` and `d2l` to the last bit. torchvision's differs by a BN on
-# the shortcut and by the biases, which it omits because BN makes them redundant.
+# the shortcut and by the biases: BN makes two of them idle, and the third is superfluous.
 
 # %% [markdown]
 # ## Further reading

@@ -484,7 +484,7 @@ for name, accuracy in sorted(by_class.items(), key=lambda item: item[1]):
     print(f"{name:12}{accuracy:.0%}")
 hardest = min(by_class, key=by_class.get)
 taken_for = Counter(test.classes[i] for i in guess[test.labels == test.classes.index(hardest)])
-print(f"a {hardest.lower()} is taken for", dict(taken_for.most_common(5)))
+print(f"answers for a {hardest.lower()}:", dict(taken_for.most_common(5)))
 assert hardest == "Shirt"  # holds for seeds 0-4
 
 # %% [markdown]

@@ -150,6 +150,32 @@ def into_something_saved(self, x):
     return F.relu(branch + shortcut)
 
 
+def compared_before_conv3(self, x):
+    branch = self.g(x)
+    if branch.shape != x.shape:
+        raise ValueError("shapes differ")
+    return F.relu(branch + self.s(x))
+
+
+def asserted_before_conv3(self, x):
+    branch = self.g(x)
+    assert branch.shape == x.shape
+    return F.relu(branch + self.s(x))
+
+
+def asserted(self, x):
+    branch, shortcut = self.g(x), self.s(x)
+    assert branch.shape == shortcut.shape, "shapes differ"
+    return F.relu(branch + shortcut)
+
+
+def the_wrong_way_round(self, x):
+    branch, shortcut = self.g(x), self.s(x)
+    if branch.shape == shortcut.shape:
+        raise ValueError("shapes differ")
+    return F.relu(branch + shortcut)
+
+
 def mean_over_pixels(self, x):
     branch, shortcut = self.guarded(x)
     return F.relu(branch + shortcut).mean((2, 3))
@@ -172,6 +198,17 @@ def mean_over_pixels(self, x):
         (into_x, "changes the caller's x"),
         (into_something_saved, "backward fails"),
         (mean_over_pixels, "the output should be"),
+        (
+            compared_before_conv3,
+            "Mine(3, 6, True, 2) has equal shapes after conv3, yet yours raised ValueError: "
+            "compare after conv3.",
+        ),
+        (asserted_before_conv3, "yet yours raised AssertionError: compare after conv3."),
+        (asserted, "raise ValueError instead"),
+        (
+            the_wrong_way_round,
+            "Mine(3, 3) has equal shapes, yet yours raised ValueError: shapes differ",
+        ),
     ],
 )
 def test_a_wrong_forward_is_told_its_mistake(verdict, forward, fragment):
@@ -221,7 +258,6 @@ def test_right_arguments_are_correct(verdict):
         return {k: v for k, v in answer.items() if v not in (False,) or k != "use_1x1conv"}
 
     assert verdict(check.block_arguments, choose(lambda a, b: -(-a // b))).startswith("Correct: ")
-    assert verdict(check.block_arguments, choose(lambda a, b: round(a / b))).startswith("Correct: ")
     assert verdict(check.block_arguments, search).startswith("Correct: ")
     assert verdict(check.block_arguments, sparse).startswith("Correct: ")
 
@@ -230,6 +266,11 @@ def test_right_arguments_are_correct(verdict):
     "answer, fragment",
     [
         (choose(lambda a, b: a // b), "rounded up"),
+        (choose(lambda a, b: round(a / b)), "(8, 7, 7) -> (8, 3, 3): strides=2 gives a side of 4"),
+        (
+            choose(lambda a, b: 3 if (a, b) == (7, 3) else round(a / b)),
+            "(8, 10, 10) -> (16, 4, 4): strides=2 gives a side of 5",
+        ),
         (choose(lambda a, b: 1 if a == b else 2), "strides=2 gives a side of 15"),
         (choose(lambda a, b: 1), "rounded up"),
         (choose(lambda a, b: a / b), "whole number"),
@@ -446,10 +487,23 @@ def local_only(block):
     weight = torch.zeros_like(block.bn2.weight)  # noqa: F841
 
 
+def in_evaluation_mode(block):
+    zero("bn2.weight", "bn2.bias")(block)
+    block.eval()
+
+
+def with_one_layer_in_evaluation_mode(block):
+    zero("bn2.weight", "bn2.bias")(block)
+    block.bn2.eval()
+
+
 @pytest.mark.parametrize(
     "change, fragment",
     [
-        (zero("conv2.weight", "conv2.bias"), "its weight is not 0"),
+        (zero("conv2.weight", "conv2.bias"), "in evaluation it still scales (bias − running mean)"),
+        (zero("conv2.weight", "bn2.bias"), "in evaluation it still scales (bias − running mean)"),
+        (in_evaluation_mode, "leaves the block in evaluation mode"),
+        (with_one_layer_in_evaluation_mode, "leaves bn2 in evaluation mode"),
         (zero("bn1.weight", "bn1.bias"), "its weight is not 0"),
         (zero("bn2.weight"), "still adds its bias"),
         (zero("bn2.weight", "conv2.bias"), "still adds its bias"),
@@ -490,14 +544,19 @@ def moving(block, sign=-1, means=("conv1", "conv2"), into_bn2=True, into_bn_bias
 
 
 def test_moved_biases_are_correct(verdict):
-    def removed(block):  # None in place of zeros
+    def replaced(block):  # new zeros in place of the old
         moving(block)
         for conv in (block.conv1, block.conv2, block.conv3):
-            conv.bias = None
+            conv.bias = nn.Parameter(torch.zeros(8))
         return block
 
     assert verdict(check.without_biases, moving).startswith("Correct: ")
-    assert verdict(check.without_biases, removed).startswith("Correct: ")
+    assert verdict(check.without_biases, replaced).startswith("Correct: ")
+
+
+def removed(block):
+    moving(block)
+    block.conv1.bias = None
 
 
 @pytest.mark.parametrize(
@@ -511,6 +570,8 @@ def test_moved_biases_are_correct(verdict):
         (lambda b: moving(b, into_bn_bias=True), "training mode does not"),
         (lambda b: (moving(b), nn.init.zeros_(b.conv1.weight)), "conv1.weight has changed"),
         (lambda b: b.conv1.bias.zero_(), "RuntimeError"),
+        (removed, "conv1.bias is gone: set it to zero in place"),
+        (lambda b: (moving(b), b.train()), "leaves the block in training mode"),
     ],
 )
 def test_biases_moved_wrongly_are_told_in_which_mode_it_shows(verdict, change, fragment):
