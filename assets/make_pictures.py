@@ -32,12 +32,11 @@ def degradation() -> Figure:
 def ledger() -> Figure:
     """One line a claim, marked with its verdict."""
     rows = claims()
-    lines = [textwrap.wrap(row["claim"], 66) for row in rows]
+    lines = [textwrap.wrap(row["claim"], 96) for row in rows]
     height = 92 + sum(20 * len(wrapped) + 8 for wrapped in lines)
-    fig, ax = figures._canvas(700, height)
+    fig, ax = figures._canvas(880, height)
     figures._text(ax, 24, height - 24, "What the course measured", size=14, ha="left", weight="bold")
-    for i, (verdict, (color, marker)) in enumerate(VERDICTS.items()):
-        x = 32 + 150 * i
+    for x, (verdict, (color, marker)) in zip((32, 140, 300), VERDICTS.items()):
         ax.plot(x, height - 56, marker, color=color, markersize=10)
         words = f"{verdict} …" if verdict == "holds when" else verdict
         figures._text(ax, x + 16, height - 56, words, size=11, ha="left", color=color, weight="bold")

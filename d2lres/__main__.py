@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     lab = commands.add_parser("lab", help="open the course in JupyterLab (in a clone)")
     lab.add_argument("options", nargs="*", help="passed on to JupyterLab, after --")
     experiment = commands.add_parser("experiment", help="run and record a long experiment")
-    experiment.add_argument("name", help="degradation")
+    experiment.add_argument("name", help="degradation, gradients, lesion or thousand-layers")
     experiment.add_argument("--quick", action="store_true", help="the chapter's short live version")
     experiment.add_argument("--output", type=Path, help="default: results/NAME.json")
     experiment.add_argument(

@@ -23,56 +23,100 @@ def output_size(function) -> str:
         got = function(size, kernel, stride, padding)
         if got == right:
             continue
-        asked = f"size {size}, kernel {kernel}, stride {stride}, padding {padding}"
-        said = f"for {asked} you give {got}, nn.Conv2d gives {right}"
-        steps = size + 2 * padding - kernel
-        reasons = {
-            steps // stride: "the kernel's first position counts as well, so add 1",
-            steps / stride + 1: "half a step is no step: round down with //",
-            -(-steps // stride) + 1: "round down, not up: a step that does not fit is not made",
-            (size + padding - kernel) // stride + 1: "padding is added on both sides",
-            steps + 1: "with a stride the kernel makes fewer steps: divide by it",
-        }
-        raise Wrong(f"{said}: {reasons.get(got, 'count the places where the kernel can stand')}.")
+        reason = "count the places where the kernel can stand"
+        for mistake, name in _SIZE_MISTAKES.items():
+            if all(function(*it) == mistake(*it) for it in cases):
+                reason = name
+        raise Wrong(
+            f"for size {size}, kernel {kernel}, stride {stride}, padding {padding} you give {got}, "
+            f"nn.Conv2d gives {right}: {reason}."
+        )
     if function(10, 3) != 8:
         raise Wrong("stride must be 1 and padding 0 when they are left out.")
     return "your rule gives what nn.Conv2d gives, with and without padding, stride and rounding."
 
 
+# A wrong rule often gives the right number, or another mistake's: it is known by all its answers.
+_SIZE_MISTAKES = {
+    lambda n, k, s, p: (n + 2 * p - k) // s: "the kernel's first position counts as well, so add 1",
+    lambda n, k, s, p: (n + 2 * p - k + 1) // s: "add the 1 after dividing",
+    lambda n, k, s, p: (n + 2 * p - k) / s + 1: "half a step is no step: round down with //",
+    lambda n, k, s, p: -(-(n + 2 * p - k) // s) + 1: (
+        "round down, not up: a step that does not fit is not made"
+    ),
+    lambda n, k, s, p: (n + p - k) // s + 1: "padding is added on both sides",
+    lambda n, k, s, p: (n - k) // s + 1: "the padding is missing",
+    lambda n, k, s, p: (n - k) // s + 1 + p: "the padding belongs inside, before the division",
+    lambda n, k, s, p: (n - k) // s + 1 + 2 * p: "the padding belongs inside, before the division",
+    lambda n, k, s, p: n + 2 * p - k + 1: "with a stride the kernel makes fewer steps: divide by it",
+}
+
+
 @check
 def stage_parameters(function) -> str:
     """Parameters of resnet_block(input_channels, num_channels, num_residuals)."""
-    for a, c, n in [(64, 128, 1), (64, 128, 2), (256, 512, 2), (16, 48, 5), (3, 7, 3)]:
+    cases = [(64, 128, 1), (64, 128, 2), (256, 512, 2), (16, 48, 5), (3, 7, 3)]
+    for a, c, n in cases:
         with torch.device("meta"):
             stage = d2lres_blocks.resnet_block(a, c, n)
         right = sum(p.numel() for block in stage for p in block.parameters())
         got = function(a, c, n)
         if got == right:
             continue
-        block = 18 * c * c + 6 * c
-        first = right - (n - 1) * block
-        reasons = {
-            right - (a * c + c): "the 1x1 convolution on the shortcut is missing",
-            right - a * c: "the 1x1 convolution on the shortcut has weights, too",
-            right - (2 * n + 1) * c: "the convolutions have biases, one for each output channel",
-            right - 2 * n * c: "the 3x3 convolutions have biases, one for each output channel",
-            right - c: "the 1x1 convolution has a bias, too",
-            right - 4 * n * c: "each block has two BN, each with a scale and a shift per channel",
-            right + 2 * c: "the shortcut of this block has no BN",
-            right + block: "count the first block as one of the num_residuals",
-            n * first: "only the first block reads input_channels and has a 1x1 convolution",
-            n * block: "the first block reads input_channels, not num_channels, and has a shortcut "
-            "convolution",
-            n * block + a * c + c: "the first convolution reads input_channels, not num_channels",
-        }
-        reason = reasons.get(got, "compare with the parameters of one block, layer by layer")
+        reason = "compare with the parameters of one block, layer by layer"
+        for mistake, name in _STAGE_MISTAKES.items():
+            if all(function(*it) == _stage(*it) + mistake(*it) for it in cases):
+                reason = name
         raise Wrong(
             f"resnet_block({a}, {c}, {n}) has {right:,} parameters, you count {got:,}: {reason}."
         )
     return "your formula counts every weight of a stage without building it."
 
 
-def _sides(net: nn.Module, x: Tensor) -> tuple[list[tuple[nn.Conv2d, int]], Tensor]:
+def _first(a: int, c: int) -> int:
+    return 10 * a * c + 9 * c * c + 7 * c
+
+
+def _block(c: int) -> int:
+    return 18 * c * c + 6 * c
+
+
+def _stage(a: int, c: int, n: int) -> int:
+    return _first(a, c) + (n - 1) * _block(c)
+
+
+# What a mistake adds to the right number.
+_STAGE_MISTAKES = {
+    lambda a, c, n: -a * c - c: "the 1x1 convolution on the shortcut is missing",
+    lambda a, c, n: -a * c: "the 1x1 convolution on the shortcut has weights, too",
+    lambda a, c, n: -(2 * n + 1) * c: (
+        "the convolutions have biases, one for each output channel"
+    ),
+    lambda a, c, n: -2 * n * c: (
+        "have the 3x3 convolutions a bias for each output channel, and each BN a scale and a shift"
+    ),
+    lambda a, c, n: -c: "one bias for each channel is missing, if only the 1x1 convolution's",
+    lambda a, c, n: -(2 * n - 1) * c: (
+        "you count torchvision's stage; here convolutions have biases and the shortcut has no BN"
+    ),
+    lambda a, c, n: -4 * n * c: "each block has two BN, each with a scale and a shift per channel",
+    lambda a, c, n: 2 * c: "the shortcut of this block has no BN",
+    lambda a, c, n: _block(c): "count the first block as one of the num_residuals",
+    lambda a, c, n: (n - 1) * (_first(a, c) - _block(c)): (
+        "only the first block reads input_channels and has a 1x1 convolution"
+    ),
+    lambda a, c, n: _block(c) - _first(a, c): (
+        "the first block reads input_channels, not num_channels, and has a shortcut convolution"
+    ),
+    lambda a, c, n: _block(c) + a * c + c - _first(a, c): (
+        "the first convolution reads input_channels, not num_channels"
+    ),
+}
+
+
+def _sides(
+    net: nn.Module, x: Tensor, where: str = "", advice: str = "print the shape after each layer."
+) -> tuple[list[tuple[nn.Conv2d, int]], Tensor]:
     """(convolution, side of its output) in the order they run on x, and the network's output."""
     sides: list[tuple[nn.Conv2d, int]] = []
     hooks = [
@@ -85,7 +129,7 @@ def _sides(net: nn.Module, x: Tensor) -> tuple[list[tuple[nn.Conv2d, int]], Tens
             out = net.eval()(x)
     except (RuntimeError, ValueError) as error:
         raise Wrong(
-            f"a picture does not get through, {error}; print the shape after each layer."
+            f"{where}a picture does not get through, {str(error).rstrip('.')}; {advice}"
         ) from None
     finally:
         for hook in hooks:
@@ -146,6 +190,7 @@ def resnet34_from_blocks(build) -> str:
             f"{right:,} parameters were expected, yours has {parameters:,}: compare stem, stages "
             "and head with those of ResNet-18."
         )
+    _compare_outputs(net, stem.bias is not None)
     with torch.device("meta"):
         classes = build(num_classes=7)(torch.rand(2, 1, 64, 64)).shape[1]
     if classes != 7:
@@ -153,13 +198,78 @@ def resnet34_from_blocks(build) -> str:
     return "33 convolutions and a linear layer, 34 in all, and you changed nothing but numbers."
 
 
+def _compare_outputs(net: nn.Module, bias: bool) -> None:
+    """Wrong unless `net`, in eval mode, computes what ResNet-34 computes with the same weights."""
+    reference = nn.Sequential(
+        nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=bias), nn.BatchNorm2d(64), nn.ReLU(),
+        nn.MaxPool2d(3, stride=2, padding=1),
+        *d2lres_blocks.resnet_block(64, 64, 3, first_block=True),
+        *d2lres_blocks.resnet_block(64, 128, 4),
+        *d2lres_blocks.resnet_block(128, 256, 6),
+        *d2lres_blocks.resnet_block(256, 512, 3),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10),
+    ).eval()  # fmt: skip
+    x = torch.randn(2, 1, 64, 64)
+    theirs, ours = _layers(net.eval(), x), _layers(reference, x)
+    for kind, layers in ours.items():
+        given = theirs.get(kind, [])
+        shapes = [[_shape(layer.weight) for layer in it] for it in (given, layers)]
+        if shapes[0] != shapes[1]:
+            raise Wrong(f"the layers {kind} have other shapes, or another order, than ResNet-34's.")
+        for layer, source in zip(layers, given):
+            if isinstance(source, nn.BatchNorm2d):  # fresh ones are all alike
+                nn.init.uniform_(source.weight, 0.5, 1.5)
+                nn.init.normal_(source.bias, std=0.3)
+            layer.load_state_dict(source.state_dict(), strict=False)
+
+    def same() -> bool:
+        with torch.no_grad():
+            right, got = reference(x), net(x)
+        return torch.allclose(got, right, rtol=0, atol=1e-4 * float(right.std()))
+
+    if same():
+        return
+    pooling = "the stem ends with a 3x3 max-pool, with stride 2 and padding 1"
+    for i, layer, reason in [
+        (2, nn.Identity(), "a ReLU is missing in the stem, behind the BN"),
+        (3, nn.MaxPool2d(2), pooling),
+        (3, nn.AvgPool2d(3, 2, 1), pooling),
+        (-3, nn.AdaptiveMaxPool2d(1), "the head takes the average of each map, not the maximum"),
+    ]:
+        kept, reference[i] = reference[i], layer
+        if same():
+            raise Wrong(f"{reason}.")
+        reference[i] = kept
+    raise Wrong(
+        "with the same weights ResNet-34 gives other outputs: compare your stem and head with "
+        "those of ResNet-18, layer by layer."
+    )
+
+
+def _layers(net: nn.Module, x: Tensor) -> dict[str, list[nn.Module]]:
+    """The layers with weights in the order they run on x, by kind."""
+    found: dict[str, list[nn.Module]] = {}
+
+    def note(layer, args, out):
+        size = f" {layer.kernel_size}" if isinstance(layer, nn.Conv2d) else ""
+        found.setdefault(type(layer).__name__ + size, []).append(layer)
+
+    kinds = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
+    hooks = [m.register_forward_hook(note) for m in net.modules() if isinstance(m, kinds)]
+    with torch.no_grad():
+        net(x)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
 @check
 def make_layer(build) -> str:
     """A stage builder (block, inplanes, planes, blocks, stride) -> nn.Sequential, torchvision's."""
     basic, bottleneck = d2lres_blocks.BasicBlock, d2lres_blocks.Bottleneck
     cases = [(basic, 64, 64, 2, 1), (basic, 64, 128, 3, 2), (basic, 64, 128, 6, 2),
-             (basic, 32, 32, 1, 1), (bottleneck, 64, 16, 2, 1), (bottleneck, 64, 32, 4, 2),
-             (bottleneck, 16, 16, 3, 1)]  # fmt: skip
+             (basic, 32, 32, 1, 1), (basic, 32, 32, 2, 2), (bottleneck, 64, 16, 2, 1),
+             (bottleneck, 64, 32, 4, 2), (bottleneck, 16, 16, 3, 1)]  # fmt: skip
     for block, inplanes, planes, blocks, stride in cases:
         call = f"make_layer({block.__name__}, {inplanes}, {planes}, {blocks}, stride={stride})"
         layer = build(block, inplanes, planes, blocks, stride)
@@ -167,6 +277,8 @@ def make_layer(build) -> str:
             raise Wrong(f"{call} must return an nn.Sequential, not a {type(layer).__name__}.")
         if len(layer) != blocks:
             raise Wrong(f"{call} has {len(layer)} blocks: how often does your loop run?")
+        if len(set(layer)) != blocks:
+            raise Wrong(f"{call}: your blocks share their weights: call block(...) anew each time.")
         for i, part in enumerate(layer):
             out = (part.conv3 if block is bottleneck else part.conv2).out_channels
             if out != planes * block.expansion:
@@ -174,7 +286,10 @@ def make_layer(build) -> str:
                     f"{call}: block {i} gives {out} channels, not {planes * block.expansion}: the "
                     "block multiplies by its expansion itself."
                 )
-        _, out = _sides(layer, torch.rand(1, inplanes, 8, 8))
+        _, out = _sides(
+            layer, torch.rand(1, inplanes, 8, 8), f"{call}: ",
+            "make a shortcut whenever the stride or the channels change the shape.",
+        )  # fmt: skip
         right = (1, planes * block.expansion, 8 // stride, 8 // stride)
         if out.shape != right:
             given = (1, inplanes, 8, 8)

@@ -5,11 +5,11 @@
 # **What you will learn**
 # - to build the network from a stem, four stages and a head, and to predict every shape on the way
 # - what the 18 counts, and what it takes to get to 34, 50, 101 and 152
-# - why two ResNet-18 differ by 3,008 parameters, and which 4,800 do nothing at all
+# - why two ResNet-18 differ by 3,008 parameters, and which 4,800 are redundant
 # - to load another library's weights, and to notice when nothing was loaded
 # - to train the network on real images and to look at what it gets wrong
 #
-# **What you need**: Chapter 2, `nn.Module` and `nn.Sequential`. **Minutes**: 75, half of them for the exercises. The cells run for about a minute.
+# **What you need**: Chapter 2, `nn.Module` and `nn.Sequential`. **Minutes**: 75, half of them for the exercises.
 
 # %% tags=["setup"]
 
@@ -37,7 +37,7 @@ show(figures.resnet18())
 
 # %% [markdown]
 # ## Five map sizes, as in VGG and GoogLeNet
-# ResNet did not invent this layout. Networks before it, too, worked at five resolutions, each half the one before.
+# ResNet did not invent this layout. VGG and GoogLeNet, too, worked at five resolutions, each half the one before.
 #
 # The cell lists the sizes at which a network's convolutions produce maps. It builds all three on PyTorch's **meta device**, where a tensor has a shape but no numbers, so that 138 million weights of VGG cost nothing.
 #
@@ -90,7 +90,7 @@ for layer in stem:
 
 # %% [markdown]
 # ## A stage is a list of blocks
-# A **stage** is a row of blocks at one map size. Its first block halves the side and changes the channels, through a shortcut with a 1 × 1 convolution. The other blocks keep the shape. Stage 1 is the exception: the max-pool has halved already, so all its blocks keep the shape.
+# A **stage** is a row of blocks at one map size. Its first block halves the side and changes the channels, so its shortcut needs a 1 × 1 convolution. The other blocks keep the shape. Stage 1 is the exception: the max-pool has halved already, so all its blocks keep the shape.
 
 # %%
 def stage(input_channels, num_channels, num_residuals, first_block=False):
@@ -106,8 +106,11 @@ def stage(input_channels, num_channels, num_residuals, first_block=False):
 nn.Sequential(stage(64, 64, 2, first_block=True))
 
 # %% [markdown]
+# No: a list is not a module.
+
+# %% [markdown]
 # ## One star, two directions
-# A star in a call **unpacks**: each element of the list becomes an argument of its own. A star in a definition **packs**: all arguments that arrive become one tuple. `nn.Sequential` is defined with `*args`, so in `nn.Sequential(*blocks)` you unpack and it packs again.
+# A star in a call **unpacks**: each element of the list becomes an argument of its own. A star in a definition **packs**: all positional arguments become one tuple. `nn.Sequential` is defined with `*args`, so in `nn.Sequential(*blocks)` you unpack and it packs again.
 #
 # **Predict** the two numbers that the cell prints.
 
@@ -155,7 +158,7 @@ len(net)
 
 # %% [markdown]
 # ## Follow one picture through it
-# **Predict** the side after each of the eleven layers, from 224 down. Write the numbers down first; the cell asserts its own.
+# **Predict** the shape after each of the eleven layers: channels and side. Write the numbers down first; the cell asserts its own.
 
 # %% tags=["claim:N16"]
 names = ["convolution", "BN", "ReLU", "max-pool", "stage 1", "stage 2", "stage 3", "stage 4",
@@ -170,7 +173,7 @@ assert [s[-1] for s in shapes[:9]] == [112, 112, 112, 56, 56, 28, 14, 7, 1]
 assert [s[1] for s in shapes] == [64] * 5 + [128, 256, 512, 512, 512, 10]
 
 # %% [markdown]
-# From stage 1 to stage 4 the channels double each time the side halves. A 3 × 3 convolution then costs the same in every stage: a quarter of the positions, four times the weights at each. The picture of 50,176 numbers leaves as 10, one for each class.
+# From stage 1 to stage 4 the channels double each time the side halves. A 3 × 3 convolution then costs the same in every stage: a quarter of the positions, four times the weights at each. (The first of stages 2 to 4 costs only half: it has half the inputs.) The picture of 50,176 numbers leaves as 10, one for each class.
 
 # %% [markdown]
 # ## Count to eighteen
@@ -190,7 +193,7 @@ assert kernels == {"7×7": 1, "3×3": 4 * 4, "1×1": 3} and len(linear) == 1
 assert len(probes.weight_layers(net)) == 18
 
 # %% [markdown]
-# There are 20 convolutions and 21 layers with weights. The name counts the longest path: one 7 × 7, four 3 × 3 in each of four stages, one linear layer. The three 1 × 1 convolutions lie *beside* that path, on shortcuts.
+# There are 20 convolutions and one linear layer, 21 in all. The name counts the longest path: one 7 × 7, four 3 × 3 in each of four stages, one linear layer. The three 1 × 1 convolutions lie *beside* that path, on shortcuts.
 #
 # The rule is therefore 'not on a shortcut', not 'not 1 × 1'. For ResNet-18 that is the same; for the next section it is not.
 
@@ -198,7 +201,7 @@ assert len(probes.weight_layers(net)) == 18
 # ## From 18 to 152
 # Other ResNets come from other numbers of blocks per stage. From 50 layers on there is also another block, the **bottleneck**: 1 × 1 to narrow, 3 × 3, 1 × 1 to widen four times. Its 1 × 1 convolutions are on the main path, so they count.
 #
-# `ResNet(block, counts)` builds any of them as torchvision does, for 3 channels and 1,000 classes. **Predict**: ResNet-34 and ResNet-50 share one list of counts. Which list?
+# `ResNet(block, counts)` builds any of them as torchvision does, for 3 channels and 1,000 classes. **Predict**: ResNet-34 and ResNet-50 share one list of counts. How many blocks must that list add up to?
 
 # %% tags=["claim:N15"]
 family = {
@@ -287,8 +290,8 @@ assert sum(bill.values()) == count(net) == 11_178_378
 # The bill closes: 4,800 biases more, 1,792 BN parameters fewer. Nothing is left over.
 
 # %% [markdown]
-# ## 4,800 parameters that do nothing
-# A BN subtracts the mean of its batch, and with it any constant that was added before. So 3,904 biases cannot matter. The 896 on the shortcuts have no BN behind them, but they are added to the output of `bn2`, which has a shift of its own: only the sum of the two matters.
+# ## What the 4,800 biases do
+# In train mode a BN subtracts the mean of its batch, and with it any constant that was added before. So 3,904 biases cannot matter there. The 896 on the shortcuts have no BN behind them, but they are added to the output of `bn2`, which has a shift of its own: only the sum of the two matters.
 #
 # **Predict**: add 1 to every one of the 4,800 biases, and take 1 from the `bn2` shift beside each shortcut. By how much do the outputs change in train mode?
 
@@ -307,11 +310,11 @@ print("same outputs, to 0.001:", torch.allclose(before, after, atol=1e-3))
 assert torch.allclose(before, after, atol=1e-3)
 
 # %% [markdown]
-# Not at all, up to rounding. That is why torchvision writes `bias=False`. The biases are 0.04 % of your net: untidy, not wrong.
+# Not at all, up to rounding. In eval mode the outputs do move: the running means still hold the old biases. A BN makes a bias before it redundant, and that is why torchvision writes `bias=False`. The biases are 0.04 % of your net: untidy, not wrong.
 
 # %% [markdown]
 # ## Your own copy of torchvision's net
-# To take over another net's weights, yours needs the same tensors under the same names. `nn.Sequential` takes names when you hand it an ordered dictionary. With `BasicBlock`, which has torchvision's names inside, your net is twenty lines.
+# To take over another net's weights, yours needs the same tensors under the same names. `nn.Sequential` takes names when you hand it an ordered dictionary. With `BasicBlock`, which has torchvision's names inside, your net is sixteen lines.
 
 # %%
 def two_blocks(inplanes, planes, stride):
@@ -334,7 +337,7 @@ mine = nn.Sequential(OrderedDict(
 ))  # fmt: skip
 
 # %% [markdown]
-# A fresh BN has scale 1, shift 0, mean 0 and variance 1. Swap two of them and nobody notices. So the test first gives every BN of torchvision's net values that training could have left there.
+# All fresh BN are alike: swap two layers and nobody notices. So the test first gives every BN of torchvision's net values that training could have left there.
 #
 # Then `load_state_dict`, which is strict by default: one missing, extra or misshapen tensor and it raises. **Predict**: do the outputs agree in eval mode only, or in train mode as well?
 
@@ -421,9 +424,9 @@ assert same == {"eval": True, "train": False}
 
 # %% [markdown]
 # ## Train it
-# Real pictures at last: 6,000 from Fashion-MNIST to train on, 2,000 to test with, at their native 28 × 28. The run is small, three passes over the data, so that it fits into a minute on two CPU cores.
+# Real pictures at last: 6,000 from Fashion-MNIST to train on, 2,000 to test with, at their native 28 × 28. You train `d2lres.resnet18`, which computed the same as your copy above. The run is small, two passes over the data, to suit two CPU cores.
 #
-# **Predict** the accuracy on the test pictures after 141 steps from random weights. Guessing gives 10 %.
+# **Predict** the accuracy on the test pictures after 94 steps from random weights. Guessing gives 10 %.
 
 # %% tags=["nbval-ignore-output", "reason: accuracy and time differ between machines"]
 from d2lres.data import fashion_mnist
@@ -432,23 +435,23 @@ from d2lres.training import fit
 train, test = fashion_mnist()
 torch.manual_seed(0)
 model = d2lres.resnet18(num_classes=10, in_channels=1)
-history = fit(model, train, test, epochs=3, lr=0.05)
-for i in range(3):
+history = fit(model, train, test, epochs=2, lr=0.05)
+for i in range(2):
     print(f"epoch {i + 1}: training loss {history.loss[i]:.2f}, accuracy "
           f"{history.accuracy[i]:.1%}, on test pictures {history.test_accuracy[i]:.1%}")
 print(f"{sum(history.seconds):.0f} seconds")
-assert history.test_accuracy[-1] > 0.75  # holds for seeds 0-4
+assert history.test_accuracy[-1] > 0.7
 
 # %% [markdown]
-# More than four in five after a minute. The first epoch may look strange: far better in training than in the test. The running statistics of the BN layers lag behind weights that still change quickly.
+# About four in five. The first epoch may look strange: far better in training than in the test. The running statistics of the BN layers lag behind weights that still change quickly. In one longer run the test gave 40 % after the first epoch; with fresh statistics the same weights reached 74 %.
 #
 # | run | pictures | side | epochs | test accuracy |
 # |---|---|---|---|---|
-# | yours | 6,000 | 28 | 3 | printed above |
+# | yours | 6,000 | 28 | 2 | printed above |
 # | *Dive into Deep Learning*, English | 60,000 | 96 | 10 | 86.5 % |
-# | the same, Chinese slides | 60,000 | 96 | 10 | 89.3 % |
+# | the same, Chinese edition, slides | 60,000 | 96 | 10 | 89.3 % |
 #
-# This is not a race: those runs saw 33 times as many pictures, each about 12 times as large. Nor does yours say much about the paper, whose task had 1,000 classes and 1.28 million photographs. It says that the net you assembled learns.
+# This is not a race: those runs saw 50 times as many pictures, each about 12 times as large. Nor does yours say much about the paper, whose task had 1,000 classes and 1.28 million photographs. It says that this architecture learns.
 
 # %% [markdown]
 # ## Look at the answers
@@ -485,7 +488,7 @@ for name, accuracy in sorted(by_class.items(), key=lambda item: item[1]):
 hardest = min(by_class, key=by_class.get)
 taken_for = Counter(test.classes[i] for i in guess[test.labels == test.classes.index(hardest)])
 print(f"answers for a {hardest.lower()}:", dict(taken_for.most_common(5)))
-assert hardest == "Shirt"  # holds for seeds 0-4
+assert hardest == "Shirt"
 
 # %% [markdown]
 # Shirts are the hardest. They are taken for everything else that has two sleeves. Trousers and bags are nearly solved: nothing else has their outline.
@@ -500,14 +503,14 @@ show(figures.images(test[surest], titles(surest), columns=6, correct=[False] * l
                         "with the prediction and, in brackets, the true class."))
 print(f"mean confidence where right {confidence[right].mean():.0%}, where wrong "
       f"{confidence[wrong].mean():.0%}")
-assert confidence[right].mean() > confidence[wrong].mean() + 0.1  # holds for seeds 0-4
+assert confidence[right].mean() > confidence[wrong].mean() + 0.1
 
 # %% [markdown]
 # At 28 × 28 many of these are a matter of opinion: one kind of shoe taken for another, a long coat for a dress. The confidence is worth something, as it is lower where the net is wrong, but a sure answer is no guarantee.
 
 # %% [markdown]
 # ## Pitfalls
-# Four mistakes from real code. None of them raises an error where it is made.
+# Four pitfalls. None of them raises an error where it is made.
 #
 # ### A stem without padding
 # One of the notes behind this course leaves `padding=3` out of the 7 × 7 convolution. 224 becomes 109. **Predict**: how far down the net do the sizes stay wrong?
@@ -552,8 +555,8 @@ for side in (28, 32, 64, 224):
 # Small pictures hide the mistake: their last map is 1 × 1 already, so there is nothing left to pool. A test on one size proves one size.
 
 # %% [markdown]
-# ### A loop that always runs twice
-# This function builds a stage for either block, and three things are wrong with it. Read it before you run it.
+# ### A stage builder with three mistakes
+# This function builds a stage for either block, and three things are wrong with it. `inplanes`, `planes` and `expansion` are torchvision's names: channels in, channels inside the block, and the factor at its end. Read it before you run it.
 #
 # **Predict**: how many blocks come out when you ask for 2, 3 and 6?
 
@@ -610,7 +613,7 @@ assert idle == 512 * 256 * 5 + 3 * 512 * 512 * 8
 # ## Exercises
 #
 # ### Exercise 1 (easy, 5 minutes): how large is the map
-# Write down the rule that you have used all along: the side of a convolution's output, for any side, kernel, stride and padding. The same rule holds for pooling.
+# Write down the rule that you have used all along: the side of a convolution's output, for any side, kernel, stride and padding. The same rule holds for pooling, unless `ceil_mode=True` asks to round up.
 # <details><summary>Hint</summary>With padding the side is size + 2 · padding. The kernel's first position uses up kernel pixels; each further step needs stride more. Round down.</details>
 
 # %%
@@ -701,12 +704,12 @@ check.make_layer(make_layer)
 
 # %% [markdown]
 # ## Summary
-# - **Five map sizes.** VGG-16, GoogLeNet and ResNet-18 each have five, one half of the other, counted at their convolutions. (N5)
-# - **Shapes.** 224 → 112 → 56 → 56, 28, 14, 7 → 1 → 10 numbers, asserted layer by layer. (N16)
-# - **Eighteen** is the number of layers with weights on the main path. With the three on shortcuts it is 21. (N6)
-# - **Block counts** alone lead from 18 to 34. For 50, 101 and 152 you need the bottleneck, too; all five sizes match to the last parameter. (N7, N15)
-# - **A star** packs in a definition and unpacks in a call. (N18)
-# - **The bill.** 11,178,378 = 11,175,370 + 4,800 biases − 1,792 shortcut BN parameters. The biases change no output.
+# - **Five map sizes.** VGG-16, GoogLeNet and ResNet-18 each have five, each half the one before, counted at their convolutions.
+# - **Shapes.** 224 → 112 → 56 → 56, 28, 14, 7 → 1 → 10 numbers, asserted layer by layer.
+# - **Eighteen** is the number of convolutions and linear layers on the main path. With the three on shortcuts it is 21.
+# - **Block counts** alone lead from 18 to 34. For 50, 101 and 152 you need the bottleneck, too; all five sizes match to the last parameter.
+# - **A star** packs in a definition and unpacks in a call.
+# - **The bill.** 11,178,378 = 11,175,370 + 4,800 biases − 1,792 shortcut BN parameters. In train mode 3,904 biases change no output, and 896 only repeat the `bn2` shift.
 # - **Weights travel.** Your own net loads torchvision's strictly and agrees to 1e-5 in both modes; the net without shortcut BN agrees in eval mode only, after folding.
 # - **It learns**, in a small run, and shirts are what it gets wrong.
 

@@ -72,6 +72,9 @@ def test_output_size_accepts_an_answer_that_asks_pytorch(capsys):
         (lambda n, k, s=1, p=0: -((k - n - 2 * p) // s) + 1, "round down, not up"),
         (lambda n, k, s=1, p=0: (n + p - k) // s + 1, "on both sides"),
         (lambda n, k, s=1, p=0: n + 2 * p - k + 1, "divide by it"),
+        (lambda n, k, s=1, p=0: (n + 2 * p - k + 1) // s, "add the 1 after dividing"),
+        (lambda n, k, s=1, p=0: (n - k) // s + 1, "the padding is missing"),
+        (lambda n, k, s=1, p=0: (n - k) // s + 1 + p, "the padding belongs inside"),
         (lambda n, k, s=1, p=0: n // s, "where the kernel can stand"),
         (lambda n, k, s=2, p=1: (n + 2 * p - k) // s + 1, "stride must be 1 and padding 0"),
     ],
@@ -100,6 +103,10 @@ def formula(a, c, n):
     [
         (lambda a, c, n: formula(a, c, n) - a * c - c, "1x1 convolution on the shortcut is missing"),
         (lambda a, c, n: formula(a, c, n) - (2 * n + 1) * c, "convolutions have biases"),
+        (lambda a, c, n: formula(a, c, n) - 2 * n * c, "each BN a scale and a shift"),
+        (lambda a, c, n: formula(a, c, n) - 2 * n * c, "have the 3x3 convolutions a bias"),
+        (lambda a, c, n: formula(a, c, n) - c, "if only the 1x1 convolution's"),
+        (lambda a, c, n: formula(a, c, n) - (2 * n + 1) * c + 2 * c, "torchvision's stage"),
         (lambda a, c, n: formula(a, c, n) - 4 * n * c, "two BN"),
         (lambda a, c, n: formula(a, c, n) + 2 * c, "no BN"),
         (lambda a, c, n: formula(a, c, n + 1), "count the first block"),
@@ -151,6 +158,27 @@ def test_resnet34_accepts_nested_stages_and_own_blocks(capsys, answer):
     assert verdict(capsys, checks.resnet34_from_blocks, answer).startswith("Correct: ")
 
 
+def replaced(place, layer):
+    """A builder with another layer in one place, which changes no shape."""
+
+    def build(num_classes=10):
+        net = parts(classes=num_classes)
+        net[place] = layer
+        return net
+
+    return build
+
+
+def relu_after_the_pool(num_classes=10):
+    net = parts(classes=num_classes)
+    return nn.Sequential(*net[:2], net[3], net[2], *net[4:])
+
+
+def test_resnet34_accepts_a_relu_after_the_max_pool(capsys):  # the same function
+    found = verdict(capsys, checks.resnet34_from_blocks, relu_after_the_pool)
+    assert found.startswith("Correct: ")
+
+
 def without_flatten(num_classes=10):
     net = parts(classes=num_classes)
     return nn.Sequential(*net[:9], net[10])
@@ -168,6 +196,11 @@ def without_flatten(num_classes=10):
         (lambda num_classes=10: parts(), "num_classes=7"),
         (lambda num_classes=10: nn.Sequential(parts(), nn.Softmax(1)), "without a softmax"),
         (lambda num_classes=10: parts()[:-2], "logits (2, 10)"),
+        (replaced(2, nn.Identity()), "ReLU is missing in the stem"),
+        (replaced(3, nn.MaxPool2d(2)), "3x3 max-pool"),
+        (replaced(3, nn.AvgPool2d(3, 2, 1)), "3x3 max-pool"),
+        (replaced(8, nn.AdaptiveMaxPool2d(1)), "the average of each map"),
+        (replaced(2, nn.Sigmoid()), "compare your stem and head"),
         (without_flatten, "print the shape after each layer"),
         (lambda num_classes=10: nn.Sequential(resnet_block(64, 64, 3, True)), "raised TypeError"),
         (lambda num_classes=10: resnet18(num_classes, 1), "stage 1"),
@@ -186,18 +219,25 @@ def layers(block, inplanes, planes, blocks, stride=1, *, twice=1, turns=None, sh
     """A stage builder with the mistakes that learners make."""
     out = planes * block.expansion
     change = inplanes != out
-    needed = {"needed": stride != 1 or change, "stride": stride != 1, "always": True}[shortcut]
+    needed = {"needed": stride != 1 or change, "stride": stride != 1, "channels": change,
+              "always": True}[shortcut]  # fmt: skip
     made = []
     for i in range(blocks if turns is None else turns):
         a, s = (inplanes, stride) if i == 0 else (out, stride if strides else 1)
         conv = nn.Conv2d(a, out, 1, s, bias=bias) if bias else conv1x1(a, out, s)
-        way = nn.Sequential(conv, nn.BatchNorm2d(out)) if i == 0 and needed or s != 1 else None
+        way = nn.Sequential(conv, nn.BatchNorm2d(out)) if (needed if i == 0 else s != 1) else None
         made.append(block(a, planes * (block.expansion if twice == 2 else 1), s, way))
     return nn.Sequential(*made)
 
 
 def test_make_layer_accepts_another_way_to_write_it(capsys):
     assert verdict(capsys, checks.make_layer, layers).startswith("Correct: ")
+
+
+def shared(block, inplanes, planes, blocks, stride=1):
+    """All blocks after the first are one and the same."""
+    made = list(layers(block, inplanes, planes, blocks, stride))
+    return nn.Sequential(*made[:1], *made[1:2] * (blocks - 1))
 
 
 def mistaken(**mistake):
@@ -212,7 +252,10 @@ def mistaken(**mistake):
     [
         (mistaken(turns=3), "how often does your loop run"),
         (mistaken(twice=2), "multiplies by its expansion itself"),
-        (mistaken(shortcut="stride"), "cannot add"),
+        (shared, "your blocks share their weights: call block(...) anew each time"),
+        (mistaken(shortcut="stride"), "make_layer(Bottleneck, 16, 16, 3, stride=1): a picture"),
+        (mistaken(shortcut="stride"), "channels; make a shortcut whenever"),
+        (mistaken(shortcut="channels"), "make_layer(BasicBlock, 32, 32, 2, stride=2): a picture"),
         (mistaken(shortcut="always"), "needs no convolution on the shortcut"),
         (mistaken(bias=True), "without bias and a BN"),
         (mistaken(strides=True), "must become"),
