@@ -24,6 +24,7 @@ def error_rate(answer) -> str:
     got = float(answer(_Constant(0), data))
     if abs(got - 25) > 1e-4:
         for value, advice in (
+            (99.25, "accuracy is a fraction from 0 to 1: multiply it by 100 before you subtract."),
             (75, "that is the accuracy in percent: count the wrong answers, not the right ones."),
             (0.25, "that is a fraction: multiply by 100 to get percent."),
             (0.75, "that is the accuracy: the error is what is missing to 1, in percent."),
@@ -59,7 +60,7 @@ def twins(answer) -> str:
     depth = sum(isinstance(m, nn.Conv2d) for m in answer(14, 3)[0].modules()) + 1
     if depth != 14:
         raise Wrong(f"asked for 14 layers, the network has {depth}: use the argument `depth`.")
-    return "the seed is set before each construction, so the twins differ in the additions alone."
+    return "the twins start from the same weights, so they differ in the additions alone."
 
 
 def _equal(a: nn.Module, b: nn.Module) -> bool:
@@ -74,6 +75,8 @@ def majority_accuracy(answer) -> str:
         if abs(got - expected) > 1e-4:
             if abs(got - expected * len(labels)) < 1e-4:
                 raise Wrong("that is the count of the most frequent class: divide by the number N.")
+            if labels == [4, 4, 4, 0] and got == 4:
+                raise Wrong("that is the most frequent class itself, not its share of the images.")
             if abs(got - 100 * expected) < 1e-2:
                 raise Wrong("that is a percentage: the accuracy is a fraction from 0 to 1.")
             if labels == [0, 1, 1, 2] and abs(got - 1 / 3) < 1e-4:

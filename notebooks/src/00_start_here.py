@@ -16,7 +16,7 @@
 # ## How to use this course
 # You read a claim, and you commit to a prediction before you run the cell. A wrong prediction is the most useful kind: note it down.
 #
-# Every cell has been executed, and its output is part of the page, so you can also just read. Cells that measure something end with an `assert`. If the claim did not hold on your machine, the cell would fail, not smile.
+# Every cell has been executed, and its output is part of the page, so you can also just read. Cells whose output depends on your machine end with an `assert`. If the claim did not hold there, the cell would fail, not smile.
 #
 # Digits in measured outputs differ a little from machine to machine. Shapes, counts and verdicts do not.
 #
@@ -62,7 +62,7 @@ figures.show(figures.images(train[first], titles=train.classes, columns=10,
 # One image of each class. Some pairs are close: look at the pullover, the coat and the shirt.
 #
 # ## The race
-# Take a network of 44 layers, small enough for a laptop. Build it twice, from the same random numbers:
+# Take a network of 44 layers, small enough for a laptop. All but two of them come in pairs, called **blocks**. Build it twice, from the same random numbers:
 #
 # - the **plain** network passes each block's output on to the next block
 # - the **residual** network passes on the block's output *plus its input*
@@ -87,7 +87,7 @@ print("same initial weights:", same)
 assert same
 
 # %% [markdown]
-# **Predict** before you run: after two passes over the training images, how far apart are they? Choose one: the plain network is ahead; both are within two points of accuracy; the residual network is ahead by ten points or more.
+# **Predict** before you run: after two passes over the training images, how far apart are they? Choose one: the plain network is ahead; both are within two points of accuracy; the residual network is ahead by two to ten points; by more than ten.
 
 # %% tags=["nbval-ignore-output", "reason: losses and accuracies differ in the last digits between machines"]
 from d2lres.training import evaluate, fit
@@ -106,11 +106,13 @@ assert scores["residual-44"].accuracy > scores["plain-44"].accuracy + 0.10  # ho
 # %% [markdown]
 # The residual network is ahead by more than ten points, on images that both have seen. So this is no matter of generalisation: the plain network fails to *learn* what its twin learns. One addition per block makes the difference.
 #
-# Does it only start slowly, or is it stuck? Would fewer layers help? Does the gradient vanish? Each of these has a chapter or a section, and some of the usual answers turn out to be wrong.
+# Does it only start slowly, or is it stuck? Would fewer layers help? Chapter 1 answers both.
 
 # %% [markdown]
 # ## The ledger
-# This course grew out of five study notes on residual networks. They make claims, as all notes do. Each claim that a chapter has settled stands here, with its verdict and the cell that shows it.
+# This course grew out of five study notes on residual networks. They make claims, as all notes do. Each claim that a chapter has settled stands here, with its verdict and the chapter that shows it.
+#
+# Reading it now gives some predictions away. You may prefer to come back after each chapter.
 
 # %%
 from collections import Counter

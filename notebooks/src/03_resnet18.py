@@ -440,10 +440,10 @@ for i in range(2):
     print(f"epoch {i + 1}: training loss {history.loss[i]:.2f}, accuracy "
           f"{history.accuracy[i]:.1%}, on test pictures {history.test_accuracy[i]:.1%}")
 print(f"{sum(history.seconds):.0f} seconds")
-assert history.test_accuracy[-1] > 0.7
+assert history.test_accuracy[-1] > 0.7  # holds for seeds 0-4
 
 # %% [markdown]
-# About four in five. The first epoch may look strange: far better in training than in the test. The running statistics of the BN layers lag behind weights that still change quickly. In one longer run the test gave 40 % after the first epoch; with fresh statistics the same weights reached 74 %.
+# About four in five, after two passes over a tenth of the data set.
 #
 # | run | pictures | side | epochs | test accuracy |
 # |---|---|---|---|---|
@@ -476,7 +476,7 @@ def titles(chosen):
 show(figures.images(test[:18], titles(range(18)), columns=6, correct=right[:18].tolist(),
                     alt="Eighteen test pictures, each titled with the net's prediction. Wrong ones "
                         "are crossed and vermillion and carry the true class in brackets."))
-assert confidence.shape == guess.shape == (2000,)
+assert right.float().mean() > 0.7  # holds for seeds 0-4
 
 # %% [markdown]
 # **Predict**: which of the ten classes is the hardest, and what is it taken for? They are T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag and ankle boot.
@@ -488,10 +488,10 @@ for name, accuracy in sorted(by_class.items(), key=lambda item: item[1]):
 hardest = min(by_class, key=by_class.get)
 taken_for = Counter(test.classes[i] for i in guess[test.labels == test.classes.index(hardest)])
 print(f"answers for a {hardest.lower()}:", dict(taken_for.most_common(5)))
-assert hardest == "Shirt"
+assert "Shirt" in sorted(by_class, key=by_class.get)[:2]  # holds for seeds 0-4
 
 # %% [markdown]
-# Shirts are the hardest. They are taken for everything else that has two sleeves. Trousers and bags are nearly solved: nothing else has their outline.
+# Shirts are among the two hardest classes with each of five seeds. They are taken for everything else that has two sleeves. Trousers and bags are nearly solved: nothing else has their outline.
 #
 # Now the mistakes that the net is surest of. **Predict**: are they careless, or would you have made them too?
 
@@ -503,7 +503,7 @@ show(figures.images(test[surest], titles(surest), columns=6, correct=[False] * l
                         "with the prediction and, in brackets, the true class."))
 print(f"mean confidence where right {confidence[right].mean():.0%}, where wrong "
       f"{confidence[wrong].mean():.0%}")
-assert confidence[right].mean() > confidence[wrong].mean() + 0.1
+assert confidence[right].mean() > confidence[wrong].mean() + 0.1  # holds for seeds 0-4
 
 # %% [markdown]
 # At 28 × 28 many of these are a matter of opinion: one kind of shoe taken for another, a long coat for a dress. The confidence is worth something, as it is lower where the net is wrong, but a sure answer is no guarantee.
@@ -711,7 +711,7 @@ check.make_layer(make_layer)
 # - **A star** packs in a definition and unpacks in a call.
 # - **The bill.** 11,178,378 = 11,175,370 + 4,800 biases − 1,792 shortcut BN parameters. In train mode 3,904 biases change no output, and 896 only repeat the `bn2` shift.
 # - **Weights travel.** Your own net loads torchvision's strictly and agrees to 1e-5 in both modes; the net without shortcut BN agrees in eval mode only, after folding.
-# - **It learns**, in a small run, and shirts are what it gets wrong.
+# - **It learns**, in a small run: about four in five right after two epochs.
 
 # %% [markdown]
 # ## Further reading
