@@ -52,15 +52,17 @@ def run_experiment(given: argparse.Namespace) -> int:
 
 
 def open_lab(given: argparse.Namespace) -> int:
-    start = Path(__file__).resolve().parent.parent / "notebooks" / "00_start_here.ipynb"
-    if not start.exists():
+    clone = Path(__file__).resolve().parent.parent
+    first = "notebooks/00_start_here.ipynb"
+    if not (clone / first).exists():
         raise RuntimeError("the notebooks are not part of the package: run this in a clone.")
-    command = [sys.executable, "-m", "jupyterlab", str(start.relative_to(start.parent.parent))]
+    # As the default address, and not as an argument, it is also in the address that is printed.
+    command = [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url=/lab/tree/{first}"]
+    command.append(f"--ServerApp.root_dir={clone}")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")  # a container; JupyterLab refuses root without it
     if sys.platform == "linux" and not ({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()):
         command.append("--no-browser")  # it prints the address instead
-    os.chdir(start.parent.parent)
     os.execv(sys.executable, [*command, *given.options])
 
 

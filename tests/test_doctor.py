@@ -78,3 +78,18 @@ def test_workers_must_be_a_whole_number(capsys):
     with pytest.raises(SystemExit):
         main(["experiment", "degradation", "--workers", "0"])
     assert "whole number from 1 on" in capsys.readouterr().err
+
+
+def test_lab_opens_the_first_chapter_and_without_a_display_no_browser(monkeypatch):
+    started = []
+    monkeypatch.setattr("os.execv", lambda path, command: started.extend(command))
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    main(["lab", "--", "--port=8899"])
+    assert "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb" in started
+    assert "--no-browser" in started and started[-1] == "--port=8899"
+    started.clear()
+    monkeypatch.setenv("DISPLAY", ":0")
+    main(["lab"])
+    assert "--no-browser" not in started

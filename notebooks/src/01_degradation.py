@@ -200,7 +200,7 @@ figures.show(figures.depth_summary(end, ylabel="training loss", title="After two
 assert max(end, key=end.get) == ("plain", 56)
 
 # %% [markdown]
-# Each step in depth makes the plain network worse. The residual network of 56 layers is far ahead of its plain twin. It is not ahead of the shallower residual ones; watch it in the long run below.
+# Each step in depth makes the plain network worse. The residual network of 56 layers is far ahead of its plain twin. Against the shallower residual ones it has no clear lead yet; watch it in the long run below.
 #
 # But be careful. Two epochs show which network is *slower*. Whether the deep plain one arrives later or never, they cannot show.
 
