@@ -29,7 +29,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from d2lres._assets import asset
-from d2lres.blocks import BasicBlock
 from d2lres.data import Images, fashion_mnist
 from d2lres.networks import cifar_resnet
 from d2lres.probes import gradient_norms, lesion, without_bn
@@ -131,17 +130,13 @@ def lesion_run(settings: dict, kind: str, depth: int, seed: int, progress=None) 
 
 
 def thousand_layers_run(settings: dict, kind: str, depth: int, seed: int, progress=None) -> dict:
-    """Train for some steps of SGD with momentum 0.9. "-zero" after the kind of net: the last BN of
-    each branch starts at 0, so that a residual block starts as the identity, a plain one as 0.
+    """Train for some steps of SGD with momentum 0.9. "-zero" after the kind of net: with
+    zero_init_residual, so that a residual block starts as the identity, a plain one as 0.
 
     Returns {"kind", "depth", "seed", "losses", "seconds"}, one entry a step; the losses end with
     the first that is not finite.
     """
     train, _, model = _set_up(settings, kind, depth, seed)
-    if kind.endswith("-zero"):
-        for block in model.modules():
-            if isinstance(block, BasicBlock):
-                nn.init.zeros_(block.bn2.weight)
     steps = settings["steps"]
     optimizer = torch.optim.SGD(model.parameters(), lr=settings["lr"], momentum=0.9)
     generator = torch.Generator().manual_seed(seed)
@@ -166,7 +161,11 @@ def _set_up(settings: dict, kind: str, depth: int, seed: int) -> tuple[Images, I
     train, test = fashion_mnist(settings["subset"], size=settings["size"])
     torch.manual_seed(seed)
     model = cifar_resnet(
-        depth, in_channels=1, width=settings["width"], residual=kind.startswith("residual")
+        depth,
+        in_channels=1,
+        width=settings["width"],
+        residual=kind.startswith("residual"),
+        zero_init_residual=kind.endswith("-zero"),
     )
     return train.to(device), test.to(device), model.to(device)
 
@@ -182,8 +181,8 @@ def _train(settings, kind, depth, seed, progress) -> tuple[dict, nn.Module, Imag
     if history.interrupted:
         raise KeyboardInterrupt
     run["history"] = asdict(history)
-    scores = {k: evaluate(model, v)._asdict() for k, v in (("train", train), ("test", test))}
-    return run | scores, model, test
+    last_test = dict(loss=history.test_loss[-1], accuracy=history.test_accuracy[-1])
+    return run | {"train": evaluate(model, train)._asdict(), "test": last_test}, model, test
 
 
 RUN = {

@@ -189,6 +189,7 @@ def cifar_resnet(
     width: int = 16,
     residual: bool = True,
     shortcut: str = "A",
+    zero_init_residual: bool = False,
 ) -> ResNet:
     """The paper's family for small images: (N, in_channels, H, W) -> logits (N, num_classes).
 
@@ -212,4 +213,5 @@ def cifar_resnet(
         small_images=True,
         shortcut=shortcut,
         residual=residual,
+        zero_init_residual=zero_init_residual,
     )

@@ -219,22 +219,43 @@ def test_numbers_are_written_short_and_the_file_in_one_step(tmp_path):
 
 # What comes with the course.
 
-def test_the_degradation_record_belongs_to_the_current_settings():
-    result, settings = recorded("degradation"), config("degradation")
-    assert result["config"] == settings and result["experiment"] == "degradation"
+@pytest.mark.parametrize("name", experiments.CONFIGS)
+def test_a_record_belongs_to_the_current_settings(name):
+    result, settings = recorded(name), config(name)
+    assert result["config"] == settings and result["experiment"] == name
     assert result["config_hash"] == config_hash(settings)
     assert {"versions", "machine", "date", "seconds"} <= set(result)
 
 
-def test_the_degradation_record_is_complete():
-    result, settings = recorded("degradation"), config("degradation")
+@pytest.mark.parametrize("name", experiments.CONFIGS)
+def test_a_record_has_every_run_once(name):
+    result, settings = recorded(name), config(name)
     expected = {(k, d, s) for k in settings["kinds"] for d in settings["depths"]
                 for s in settings["seeds"]}
     assert {(run["kind"], run["depth"], run["seed"]) for run in result["runs"]} == expected
-    assert len(result["runs"]) == len(expected)
+    assert len(result["runs"]) == len(expected) and settings["seeds"] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["degradation", "lesion"])
+def test_every_recorded_net_was_trained_to_the_end(name):
+    result, settings = recorded(name), config(name)
     for run in result["runs"]:
         assert len(run["history"]["loss"]) == len(run["history"]["test_loss"]) == settings["epochs"]
         assert math.isfinite(run["train"]["loss"]) and 0 <= run["test"]["accuracy"] <= 1
+
+
+def test_the_lesion_record_took_the_measured_net_apart():
+    for run in recorded("lesion")["runs"]:
+        assert run["lesion"]["intact"] == run["test"]["accuracy"]
+        assert len(run["lesion"]["without"]) == 7 and len(run["lesion"]["swapped"]) == 5
+
+
+def test_the_thousand_layer_record_stops_only_where_the_loss_is_not_finite():
+    result = recorded("thousand-layers")
+    for run in result["runs"]:
+        *before, last = run["losses"]
+        assert len(run["losses"]) == len(run["seconds"]) and None not in before
+        assert (last is None) == (len(run["losses"]) < result["config"]["steps"])
 
 
 def test_a_record_the_course_does_not_have_is_named():

@@ -27,6 +27,7 @@
 # | [01 Degradation](01_degradation.ipynb) | show that more layers can mean worse *training* error | 75 |
 # | [02 The residual block](02_residual_block.ipynb) | build the block, and say what it can and cannot represent | 90 |
 # | [03 ResNet-18](03_resnet18.ipynb) | assemble the network and account for every parameter | 75 |
+# | [04 Gradient flow](04_gradient_flow.ipynb) | say what shortcuts do to gradients, and train 1,004 layers | 120 |
 #
 # The answers to all exercises stand in the folder `solutions`, executed as well.
 
