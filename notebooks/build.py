@@ -2,6 +2,7 @@
 
     python notebooks/build.py                  every chapter, executed
     python notebooks/build.py 1 02_res         these chapters, by number or by the start of the name
+    python notebooks/build.py --text           takes over prose alone, where the code is unchanged
     python notebooks/build.py --check          fail when a notebook is not what its source gives
     python notebooks/build.py --check --run    execute again, too, and compare the outputs
 """
@@ -167,6 +168,24 @@ def execute(notebook: NotebookNode, folder: Path, name: str) -> str:
     return took
 
 
+def keep_outputs(notebook: NotebookNode, path: Path, name: str) -> str:
+    """Fills in the outputs that `path` has, as long as its code cells are those of `notebook`.
+
+    Raises BuildError when they are not, since then the outputs belong to other code.
+    """
+    if not path.exists():
+        raise BuildError(f"{name}: not built yet, so build it without --text")
+    old, new = (
+        [cell for cell in cells if cell.cell_type == "code"]
+        for cells in (nbformat.read(path, nbformat.NO_CONVERT).cells, notebook.cells)
+    )
+    if [(cell.source, cell.metadata) for cell in old] != [(c.source, c.metadata) for c in new]:
+        raise BuildError(f"{name}: the code has changed, too, so build it without --text")
+    for was, now in zip(old, new):
+        now.outputs, now.execution_count = was.outputs, was.execution_count
+    return "text"
+
+
 def own_frames(traceback: list[str]) -> list[str]:
     """The traceback without colours, without other libraries' frames and without machine paths."""
     frames = [re.sub(r"\x1b\[[\d;]*m", "", frame) for frame in traceback]
@@ -189,13 +208,17 @@ def targets(source: Path, out: Path) -> dict[str, Path]:
     return {name: out / name for name in names}
 
 
-def build(source: Path, out: Path = HERE) -> list[str]:
-    """Writes both notebooks of `source` below `out`, or neither when a cell fails."""
+def build(source: Path, out: Path = HERE, text: bool = False) -> list[str]:
+    """Writes both notebooks of `source` below `out`, or neither when a cell fails.
+
+    text: keep the outputs instead of executing.
+    """
     built, took = {}, []
     for name, path in targets(source, out).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         notebook = make(source, solution=name.startswith("solutions/"))
-        took.append(execute(notebook, path.parent, name))
+        took.append(keep_outputs(notebook, path, name) if text
+                    else execute(notebook, path.parent, name))  # fmt: skip
         built[path] = nbformat.writes(notebook, indent=1) + "\n"
     for path, text in built.items():
         scratch = path.with_suffix(".tmp")
@@ -261,7 +284,10 @@ def main(arguments: list[str] | None = None, sources: Path = HERE / "src", out: 
     parser.add_argument("chapters", nargs="*", help="numbers or starts of names; all by default")
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     parser.add_argument("--run", action="store_true", help="with --check: execute again, too")
+    parser.add_argument("--text", action="store_true", help="execute nothing, keep the outputs")
     options = parser.parse_args(arguments)
+    if options.text and options.check:
+        parser.error("--text builds and --check does not")
     if options.run and not options.check:
         parser.error("--run goes with --check")
     try:
@@ -272,7 +298,7 @@ def main(arguments: list[str] | None = None, sources: Path = HERE / "src", out: 
             print("\n".join(found) or "notebooks and sources agree")
             return int(bool(found))
         for source in chosen:
-            reader, solution = build(source, out)
+            reader, solution = build(source, out, options.text)
             print(f"{source.stem}: {reader}; solution {solution}", flush=True)
     except BuildError as error:
         print(error, file=sys.stderr)

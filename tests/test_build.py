@@ -291,6 +291,38 @@ def test_chapters_are_chosen_by_number_or_name(course):
         chosen("7")
 
 
+# --text
+
+def test_new_prose_keeps_the_outputs_and_executes_nothing(built, course, capsys, monkeypatch):
+    copied(built, course)
+    before = code_cells(course / "01_tiny.ipynb")
+    change_source(course)
+    monkeypatch.setattr(building, "execute", None)
+    assert main(course, "--text", "1") == 0
+    assert capsys.readouterr().out == "01_tiny: text; solution text\n"
+    assert code_cells(course / "01_tiny.ipynb") == before and any(c.outputs for c in before)
+    assert "**Predict** this." in (course / "01_tiny.ipynb").read_text(encoding="utf-8")
+    assert main(course, "--check", "1") == 0
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda source: source.write_text(f"{FIRST}\n# %%\n1 + 1\n", encoding="utf-8"),
+     "01_tiny.ipynb: the code has changed, too"),
+    (lambda source: source.with_name("03_new.py").write_text(SECOND, encoding="utf-8"),
+     "03_new.ipynb: not built yet"),
+], ids=["code changed", "not built"])
+def test_text_alone_is_refused_where_outputs_would_be_stale(built, course, capsys, change, message):
+    copied(built, course)
+    change(course / "src" / "01_tiny.py")
+    assert main(course, "--text") == 1
+    assert message in capsys.readouterr().err
+
+
+def code_cells(path):
+    cells = nbformat.read(path, nbformat.NO_CONVERT).cells
+    return [cell for cell in cells if cell.cell_type == "code"]
+
+
 # --check
 
 
