@@ -91,8 +91,7 @@ class Images:
 
     def batches(self, batch_size: int, *, shuffle: bool = False,
                 generator: torch.Generator | None = None, augment: bool = False,
-                device: torch.device | str | None = None,
-                part: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
+                device: torch.device | str | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass over the set, each picture once: x float32 (B, C, H, W), y int64 (B,).
 
         x is `(pixel / 255 - MEAN) / STD`, resized to `size`. The last batch may be smaller.
@@ -100,8 +99,6 @@ class Images:
         generator: decides order and augmentation (None: PyTorch's global one). It is a CPU one, so
         that a seed gives the same batches whatever `device` is.
         device: where x and y go; None leaves them where the images are.
-        part: what to give of each batch, with the same random numbers as for all of it; slice(0,
-        None, 2) and slice(1, None, 2) are the shares of two processes.
         Raises ValueError for a batch size below 1 and for a generator that is not on the CPU.
         """
         if not isinstance(batch_size, int) or batch_size < 1:
@@ -115,7 +112,7 @@ class Images:
 
         def batch(index):
             x, y = self.images[index], self.labels[index]
-            x, y = (_augment(x, generator) if augment else x)[part], y[part]
+            x = _augment(x, generator) if augment else x
             return self._normalise(x.to(device)), y.to(device)
 
         return (batch(index) for index in order.to(home).split(batch_size))
