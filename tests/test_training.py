@@ -354,7 +354,8 @@ def test_a_real_sigint_ends_the_run_and_the_checkpoint_resumes_it(tmp_path):
     script = textwrap.dedent(f"""
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import test_training as t, time
+        import signal, test_training as t, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none
         model = t.resnet()
         model.register_forward_hook(lambda *args: time.sleep(0.2))
         print("started", flush=True)
