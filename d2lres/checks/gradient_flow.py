@@ -62,12 +62,12 @@ def effective_depth(answer) -> str:
         unchosen = [c**k for k in range(n + 1)]
         if _close(got, sum(k * w for k, w in enumerate(unchosen)) / sum(unchosen)):
             raise Wrong("you count one path of each length: there are comb(n, k) of length k.")
-        if _close(got, sum(k * math.comb(n, k) * c**k for k in range(n + 1)), 1e-9):
+        total = sum(k * math.comb(n, k) * c**k for k in range(n + 1))
+        if _close(got, total, 1e-9):
             raise Wrong("a mean is divided by the sum of the weights, (1 + c)**n.")
-        if _close(got, sum(k * math.comb(n, k) * c**k for k in range(n + 1)) / 2**n, 1e-9):
+        if _close(got, total / 2**n, 1e-9):
             raise Wrong("divide by the sum of the weights, (1 + c)**n, not by the number of paths.")
-        missing = sum(k * math.comb(n, k) * c**k for k in range(n))
-        if any(_close(got, missing / ((1 + c) ** n - last)) for last in (0, c**n)):
+        if any(_close(got, (total - n * c**n) / ((1 + c) ** n - last)) for last in (0, c**n)):
             raise Wrong("the path of length n is missing: range(n + 1) ends with n.")
         raise Wrong(f"for n = {n} and c = {c:g} the mean length is {expected:.4g}, not {got:.4g}.")
     return (

@@ -856,7 +856,7 @@ check.skipinit(SkipInitBlock)
 # - BN scales block *k* down by about √*k*. Branches that start at 0 do as well, without BN (SkipInit against nothing).
 # - A residual network is a sum over paths of binomial length, and survives the loss of a block. A plain one does not (20 layers, each block taken out).
 # - x ← x + f(x) is exact for pre-activation blocks, and with a step *h* it is Euler's method: slope -1.
-# - 1,004 layers train, in memory that checkpointing cuts to less than a fifth.
+# - 1,004 layers train if their branches start at 0, in memory that checkpointing cuts to less than a fifth.
 
 # %% [markdown]
 # ## Further reading

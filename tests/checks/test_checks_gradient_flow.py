@@ -5,20 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from verdicts import stub, verdict
 
 from d2lres.checks import gradient_flow as check
-
-
-def verdict(capsys, checked, answer) -> str:
-    checked(answer)
-    printed = capsys.readouterr()
-    assert printed.err == "" and printed.out.count("\n") == 1
-    return printed.out
-
-
-def stub(*args):
-    """Stands for a stub of the chapter."""
-    ...  # your code here
 
 
 class StubBlock(nn.Module):
