@@ -12,6 +12,7 @@ from d2lres.networks import (
     resnet101,
     resnet152,
 )
+from d2lres.order import explain_missing_names
 
 try:
     __version__ = version("d2lres")
@@ -25,6 +26,7 @@ __all__ = [
     "Residual",
     "ResNet",
     "cifar_resnet",
+    "explain_missing_names",
     "resnet18",
     "resnet34",
     "resnet50",

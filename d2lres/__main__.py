@@ -1,9 +1,11 @@
-"""python -m d2lres doctor | lab | experiment"""
+"""python -m d2lres doctor | lab | train | experiment"""
 
 import argparse
 import os
 import sys
 from pathlib import Path
+
+from d2lres.train import add_options, positive, train
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -12,28 +14,24 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("doctor", help="can the course run here, and what is missing")
     lab = commands.add_parser("lab", help="open the course in JupyterLab (in a clone)")
     lab.add_argument("options", nargs="*", help="passed on to JupyterLab, after --")
+    add_options(commands.add_parser("train", help="train a network, in one process or in many"))
     experiment = commands.add_parser("experiment", help="run and record a long experiment")
-    experiment.add_argument("name", help="degradation, gradients, lesion or thousand-layers")
+    experiment.add_argument("name", help="degradation, gradients, lesion, thousand-layers or recipe")
     experiment.add_argument("--quick", action="store_true", help="the chapter's short live version")
     experiment.add_argument("--output", type=Path, help="default: results/NAME.json")
     experiment.add_argument(
         "--workers", type=positive, help="processes of one thread each (default: one a core)"
     )
     given = parser.parse_args(arguments)
+    run = {"doctor": doctor, "lab": open_lab, "train": train, "experiment": run_experiment}
     try:
-        return {"doctor": doctor, "lab": open_lab, "experiment": run_experiment}[given.command](given)
+        return run[given.command](given)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"d2lres: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nd2lres: stopped; what was finished is kept.", file=sys.stderr)
         return 130
-
-
-def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
-    return int(text)
 
 
 def doctor(given: argparse.Namespace) -> int:

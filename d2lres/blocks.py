@@ -28,7 +28,7 @@ def check_maps(x: Tensor, channels: int) -> None:
     if x.dim() != 4:
         raise ValueError(
             f"expected a batch (N, {channels}, H, W), got {x.dim()} dimensions {tuple(x.shape)}: "
-            "add the missing ones, for a single picture x.unsqueeze(0)."
+            "add the missing ones, for a single image x.unsqueeze(0)."
         )
     if x.shape[1] != channels:
         raise ValueError(

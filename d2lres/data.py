@@ -1,8 +1,8 @@
 """Fashion-MNIST in memory: the bundled sample, or the full set from a local copy or a download.
 
 The images are those of Xiao, Rasul and Vollgraf, "Fashion-MNIST" (arXiv 1708.07747, 2017): 28x28
-grey pictures of ten kinds of clothing, 60,000 to train on and 10,000 to test with. A whole set is
-one tensor, so a batch is a few tensor operations: no workers, no files, no loop over pictures."""
+grey images of ten kinds of clothing, 60,000 to train on and 10,000 to test with. A whole set is
+one tensor, so a batch is a few tensor operations: no workers, no files, no loop over images."""
 
 import gzip
 import hashlib
@@ -25,7 +25,7 @@ from d2lres._assets import asset
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
            "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 MEAN, STD = 0.2860, 0.3530  # of all pixels of the 60,000 training images, on the scale 0..1
-SHIFT = 2  # augmentation moves a picture by at most this many pixels
+SHIFT = 2  # augmentation moves an image by at most this many pixels
 
 # Checksums of the files after decompression: two gzip files with equal content can differ.
 SHA256 = {
@@ -43,10 +43,10 @@ class DataError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled pictures in memory; your own work too: `Images(images, labels, classes=("a", "b"))`.
+    """Labelled images in memory; your own work too: `Images(images, labels, classes=("a", "b"))`.
 
     images: uint8 (N, C, H, W), 0 to 255.  labels: int64 (N,), each below `len(classes)`.
-    size: side of the square pictures that `batches` and `tensors` return; None keeps H and W.
+    size: side of the square images that `batches` and `tensors` return; None keeps H and W.
     Raises ValueError when these do not fit together.
     """
 
@@ -73,7 +73,7 @@ class Images:
         return len(self.images)
 
     def __getitem__(self, index: slice | Tensor) -> "Images":
-        """The pictures of a slice, of an index tensor or of a boolean mask, as Images."""
+        """The images of a slice, of an index tensor or of a boolean mask, as Images."""
         if not isinstance(index, slice):
             index = torch.as_tensor(index, device=self.images.device)
             if index.ndim != 1:
@@ -82,7 +82,7 @@ class Images:
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def to(self, device: torch.device | str) -> "Images":
-        """The same pictures on `device`; from there on, batches are made there."""
+        """The same images on `device`; from there on, batches are made there."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def tensors(self) -> tuple[Tensor, Tensor]:
@@ -91,14 +91,17 @@ class Images:
 
     def batches(self, batch_size: int, *, shuffle: bool = False,
                 generator: torch.Generator | None = None, augment: bool = False,
-                device: torch.device | str | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass over the set, each picture once: x float32 (B, C, H, W), y int64 (B,).
+                device: torch.device | str | None = None,
+                part: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over the set, each image once: x float32 (B, C, H, W), y int64 (B,).
 
         x is `(pixel / 255 - MEAN) / STD`, resized to `size`. The last batch may be smaller.
-        augment: flip each picture left to right with probability 1/2 and move it by up to 2 pixels.
+        augment: flip each image left to right with probability 1/2 and move it by up to 2 pixels.
         generator: decides order and augmentation (None: PyTorch's global one). It is a CPU one, so
         that a seed gives the same batches whatever `device` is.
         device: where x and y go; None leaves them where the images are.
+        part: what to give of each batch, with the same random numbers as for all of it; slice(0,
+        None, 2) and slice(1, None, 2) are the shares of two processes.
         Raises ValueError for a batch size below 1 and for a generator that is not on the CPU.
         """
         if not isinstance(batch_size, int) or batch_size < 1:
@@ -112,7 +115,7 @@ class Images:
 
         def batch(index):
             x, y = self.images[index], self.labels[index]
-            x = _augment(x, generator) if augment else x
+            x, y = (_augment(x, generator) if augment else x)[part], y[part]
             return self._normalise(x.to(device)), y.to(device)
 
         return (batch(index) for index in order.to(home).split(batch_size))
@@ -120,7 +123,7 @@ class Images:
     def _normalise(self, images: Tensor) -> Tensor:
         x = images.float() / 255
         if self.size is not None and x.shape[-2:] != (self.size, self.size):
-            # Antialiasing changes nothing in pictures that grow, and not every device has it.
+            # Antialiasing changes nothing in images that grow, and not every device has it.
             shrinks = self.size < max(x.shape[-2:])
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=shrinks)
         return (x - MEAN) / STD
@@ -130,7 +133,7 @@ def fashion_mnist(subset: str = "sample", size: int | None = None,
                   root: str | Path | None = None) -> tuple[Images, Images]:
     """Training and test set of Fashion-MNIST (Xiao et al. 2017), in memory.
 
-    subset: "sample" comes with the course (6,000 and 2,000 pictures, the same number of each
+    subset: "sample" comes with the course (6,000 and 2,000 images, the same number of each
     class); "full" is all 60,000 and 10,000.
     size: side in pixels of the batches; None keeps 28.
     root: folder that is searched first for the full set: the four files, gzipped or not, or the
@@ -171,7 +174,7 @@ def _augment(images: Tensor, generator: torch.Generator | None) -> Tensor:
     n, c, h, w = images.shape
     flip = torch.rand(n, 1, generator=generator) < 0.5
     down, right = torch.randint(0, 2 * SHIFT + 1, (2, n, 1), generator=generator)
-    # A window of h x w pixels is cut out of each padded picture: one gather for the whole batch.
+    # A window of h x w pixels is cut out of each padded image: one gather for the whole batch.
     rows, columns = down + torch.arange(h), right + torch.arange(w)
     columns = torch.where(flip, columns.flip(1), columns)
     picture, channel = torch.arange(n).view(n, 1, 1, 1), torch.arange(c).view(1, c, 1, 1)

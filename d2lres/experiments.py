@@ -3,8 +3,8 @@
     python -m d2lres experiment degradation            # resumable
     python -m d2lres experiment degradation --quick    # a taste: the same with fewer seeds, epochs
 
-The others are gradients, lesion and thousand-layers. All train or measure plain and residual nets
-of some depths with some seeds; a run is one kind, depth and seed.
+The others are gradients, lesion, thousand-layers and recipe. All train or measure plain and residual
+nets of some depths with some seeds; a run is one kind, depth and seed.
 
 A record is a JSON file: configuration and its hash, seeds, versions, machine, wall time, date and
 one entry a run. The chapters plot it beside their own short runs.
@@ -32,6 +32,7 @@ from d2lres._assets import asset
 from d2lres.data import Images, fashion_mnist
 from d2lres.networks import cifar_resnet
 from d2lres.probes import gradient_norms, lesion, without_bn
+from d2lres.references import notes_resnet18
 from d2lres.training import TrainingDiverged, default_device, evaluate, fit
 
 CONFIGS = {
@@ -77,12 +78,25 @@ CONFIGS = {
         batch_size=64,
         lr=0.02,
     ),
+    "recipe": dict(
+        subset="full",
+        size=96,
+        depths=[18],
+        kinds=["residual"],
+        seeds=[0],  # an epoch takes twenty minutes on two cores
+        epochs=5,
+        epochs_on_cpu=1,
+        steps=None,  # all of them
+        batch_size=512,
+        lr=0.001,
+    ),
 }
 QUICK = {
     "degradation": dict(seeds=[0], epochs=2),
     "gradients": dict(seeds=[0], depths=[8, 20, 56]),
     "lesion": dict(seeds=[0], epochs=2),
     "thousand-layers": dict(seeds=[0], steps=20),
+    "recipe": dict(subset="sample", steps=6),
 }
 
 
@@ -137,23 +151,53 @@ def thousand_layers_run(settings: dict, kind: str, depth: int, seed: int, progre
     the first that is not finite.
     """
     train, _, model = _set_up(settings, kind, depth, seed)
-    steps = settings["steps"]
     optimizer = torch.optim.SGD(model.parameters(), lr=settings["lr"], momentum=0.9)
     generator = torch.Generator().manual_seed(seed)
+    losses, seconds = _steps(model, optimizer, train, settings, generator, settings["steps"])
+    return dict(kind=kind, depth=depth, seed=seed, losses=losses, seconds=seconds)
+
+
+def recipe_run(settings: dict, kind: str, depth: int, seed: int, progress=None) -> dict:
+    """The notes' own run: their ResNet-18, Adam at a constant rate, 96 x 96 pixels.
+
+    Returns {"kind", "depth", "seed", "losses", "seconds", "test"}: loss and seconds of each step,
+    and loss and accuracy on the test images after each epoch, or after `steps` if that is set.
+    """
+    device = default_device()
+    train, test = fashion_mnist(settings["subset"], size=settings["size"])
+    train, test = train.to(device), test.to(device)
+    torch.manual_seed(seed)
+    model = notes_resnet18().to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings["lr"])
+    generator = torch.Generator().manual_seed(seed)
+    epochs = settings["epochs_on_cpu" if device.type == "cpu" else "epochs"]
+    steps = settings["steps"] or math.ceil(len(train) / settings["batch_size"])
+    run = dict(kind=kind, depth=depth, seed=seed, losses=[], seconds=[], test=[])
+    for _ in range(1 if settings["steps"] else epochs):
+        losses, seconds = _steps(model, optimizer, train, settings, generator, steps)
+        run["losses"] += losses
+        run["seconds"] += seconds
+        run["test"].append(evaluate(model, test)._asdict())
+    return run
+
+
+def _steps(model, optimizer, train, settings, generator, count) -> tuple[list[float], list[float]]:
+    """Loss and seconds of each of `count` steps, up to the first loss that is not finite."""
     losses: list[float] = []
     seconds: list[float] = []
-    while len(losses) < steps and all(map(math.isfinite, losses)):
+    start = time.perf_counter()
+    while len(losses) < count and all(map(math.isfinite, losses)):
         for x, y in train.batches(settings["batch_size"], shuffle=True, generator=generator):
-            start = time.perf_counter()
             loss = F.cross_entropy(model(x), y)
             losses.append(loss.item())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             seconds.append(time.perf_counter() - start)
-            if len(losses) == steps or not math.isfinite(losses[-1]):
+            start += seconds[-1]
+            if len(losses) == count or not math.isfinite(losses[-1]):
                 break
-    return dict(kind=kind, depth=depth, seed=seed, losses=losses, seconds=seconds)
+    return losses, seconds
 
 
 def _set_up(settings: dict, kind: str, depth: int, seed: int) -> tuple[Images, Images, nn.Module]:
@@ -190,6 +234,7 @@ RUN = {
     "gradients": gradients_run,
     "lesion": lesion_run,
     "thousand-layers": thousand_layers_run,
+    "recipe": recipe_run,
 }
 
 
@@ -215,6 +260,7 @@ def record(
     unfinished = output.with_name(f"{output.name}.unfinished")
     if workers is None:
         workers = 1 if default_device().type != "cpu" else os.cpu_count() or 1
+        workers = min(workers, len(_tasks(settings)))  # a lone run gets all cores
 
     result = dict(experiment=name, config=settings, config_hash=config_hash(settings))
     result |= dict(seconds=0.0, runs=[])

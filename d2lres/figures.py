@@ -12,6 +12,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Sequence
+from html import escape
 
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -58,8 +59,16 @@ def show(fig: Figure) -> None:
     # Without the name of the program the same figure gives the same bytes on every build.
     fig.savefig(png, format="png", dpi=2 * CSS, facecolor="white", metadata={"Software": None})
     width, height = (round(inches * CSS) for inches in fig.get_size_inches())
+    bundle = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": fig.alt}
+    # JupyterLab drops the alt text of a PNG, so a reader's session gets an <img> as well; builds and
+    # tests, which set D2LRES_PROGRESS=0, keep the committed notebooks at half that size.
+    if os.environ.get("D2LRES_PROGRESS") != "0":
+        bundle["text/html"] = (
+            f'<img src="data:image/png;base64,{bundle["image/png"]}" alt="{escape(fig.alt)}" '
+            f'width="{width}" style="max-width: 100%; height: auto">'
+        )
     display(
-        {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": fig.alt},
+        bundle,
         raw=True,
         metadata={"image/png": {"alt": fig.alt, "width": width, "height": height}},
     )
@@ -232,7 +241,7 @@ def function_classes() -> Figure:
             style = dict(facecolor=(colour, 0.08), edgecolor=colour, linewidth=0.8 + 0.5 * k)
             ax.add_patch(Polygon(edge, **style))
             plate = dict(facecolor="white", linewidth=0, boxstyle="round,pad=0.12")
-            _text(ax, *edge[angle], f"F{k}", color=colour, weight="bold", bbox=plate)
+            _text(ax, *edge[angle], f"F{k}", color=_shade(colour), weight="bold", bbox=plate)
             # Each distance twice: in place, and laid flat below so that the eye can compare.
             row, far = 96 - 23 * (k - 1), np.linalg.norm(goal - best)
             _text(ax, left + 110, row, f"F{k} to f*", ha="right")
@@ -516,13 +525,82 @@ def images(
             good = correct is None or correct[i]
             colour = INK if correct is None else KINDS["residual" if good else "plain"][0]
             mark = "" if good else "× "
-            ax.text(x, y + side + 5, mark + titles[i], fontsize=10, color=colour, ha="center")
+            style = dict(fontsize=10, color=_shade(colour), ha="center")
+            ax.text(x, y + side + 5, mark + titles[i], **style)
     ax.set(xlim=(0, columns * wide + 8), ylim=(0, rows * high + 8))
     if alt is None:
         alt = f"A grid of {len(pixels)} small pictures in grey, {columns} to a row"
         alt += f": {', '.join(titles)}." if named else "."
         alt += " Wrong predictions are crossed and vermillion, right ones blue." * bool(correct)
     fig.alt = alt
+    return fig
+
+
+def stacked(
+    bars: dict[str, dict[str, float]],
+    xlabel: str,
+    title: str | None = None,
+    alt: str | None = None,
+) -> Figure:
+    """One horizontal bar per name, from top to bottom, each a row of parts with their own names.
+
+    `bars["backward"]["convolution"]` is the length of a part. The parts differ in colour and hatch.
+    """
+    fig, ax = _axes("", xlabel, title)
+    parts = list(dict.fromkeys(part for bar in bars.values() for part in bar))
+    fills = [OKABE_ITO[colour] for colour in ("blue", "orange", "green", "yellow", "purple")]
+    start = np.zeros(len(bars))
+    for part, fill, hatch in zip(parts, fills, ("", "//", "..", "xx", "--")):
+        lengths = np.array([bar.get(part, 0.0) for bar in bars.values()])
+        ax.barh(range(len(bars)), lengths, left=start, color=fill, label=part, height=0.62,
+                hatch=hatch, edgecolor="white", linewidth=1)  # fmt: skip
+        start += lengths
+    for y, end in enumerate(start):
+        ax.annotate(f"{end:.3g}", (end, y), (6, 0), textcoords="offset points", va="center",
+                    fontsize=11, color=INK)  # fmt: skip
+    ax.set_yticks(range(len(bars)), list(bars), fontsize=12)
+    ax.invert_yaxis()
+    ax.margins(x=0.1)
+    ax.grid(axis="y", visible=False)
+    ax.legend(fontsize=11, frameon=False, loc="lower right")
+    fig.alt = alt or (
+        f"Bar chart of {xlabel}. From top to bottom: {', '.join(bars)}. "
+        f"Each bar is made of {', '.join(parts)}."
+    )
+    return fig
+
+
+def confusion(
+    counts, classes: Sequence[str], title: str | None = None, alt: str | None = None
+) -> Figure:
+    """What each class is taken for: counts[true, predicted], (C, C), as a table in shades of blue.
+
+    Right answers are on the diagonal, in bold; a shade is the share of its row. Zeros are left out.
+    """
+    counts = np.asarray(counts)
+    if counts.shape != (len(classes), len(classes)):
+        raise ValueError(f"{len(classes)} classes need as many rows and columns, not {counts.shape}.")
+    fig = Figure(figsize=(940 / CSS, 470 / CSS), dpi=CSS, facecolor="white", layout="constrained")
+    ax = fig.add_subplot()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    blue = np.array(to_rgb(OKABE_ITO["blue"]))
+    ax.imshow(1 - 0.6 * share[..., None] * (1 - blue), aspect="auto")  # the numbers stay readable
+    for (true, predicted), count in np.ndenumerate(counts):
+        if count:
+            ax.text(predicted, true, f"{count}", ha="center", va="center", fontsize=11, color=INK,
+                    weight="bold" if true == predicted else "normal")  # fmt: skip
+    for set_ticks in (ax.set_xticks, ax.set_yticks):
+        set_ticks(range(len(classes)), list(classes), fontsize=10, color=INK)
+    ax.set_xlabel("predicted", fontsize=12, color=INK)
+    ax.set_ylabel("true", fontsize=12, color=INK)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    if title:
+        ax.set_title(title, fontsize=13, color=INK, weight="bold", loc="left", pad=12)
+    fig.alt = alt or (
+        f"Confusion matrix of {len(classes)} classes: a row for each true class, a column for each "
+        "predicted one. The darker a field, the larger its share of the row."
+    )
     return fig
 
 
@@ -581,6 +659,11 @@ def _styles(names):
                            markersize=8, markeredgecolor="white")  # fmt: skip
 
 
+def _shade(colour):
+    """`colour` dark enough to write with: a contrast of 4.5 to white (WCAG 2.1, section 1.4.3)."""
+    return tuple(0.75 * np.array(to_rgb(colour)))
+
+
 def _label_ends(fig, ax, ends):
     """Write each line's name at its right end (x, y, name, colour), moved apart where they meet."""
     fig.draw_without_rendering()  # settles the layout, so that data can be turned into pixels
@@ -597,4 +680,4 @@ def _label_ends(fig, ax, ends):
         place = (1.04, ax.transAxes.inverted().transform((0, height))[1])
         line = dict(arrowstyle="-", color=GREY, linewidth=0.7, shrinkA=1, shrinkB=5)
         ax.annotate(name, (x, y), place, textcoords="axes fraction", va="center", fontsize=12,
-                    color=colour, weight="bold", arrowprops=line)  # fmt: skip
+                    color=_shade(colour), weight="bold", arrowprops=line)  # fmt: skip

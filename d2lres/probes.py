@@ -7,6 +7,8 @@ the global random state too. What it returns is plain: names, numbers, tensors w
 import copy
 import itertools
 import math
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -148,6 +150,37 @@ def activation_norms(model: nn.Module, x: Tensor) -> dict[str, float]:
             layer.register_forward_hook(partial(_note, norms, name, _rms))
         model(x)
     return norms
+
+
+KINDS = {  # of operations: the first whose pattern is found in PyTorch's name for the operation
+    "convolution": r"conv|aten::(addmm|mm)$",
+    "batch norm": r"batch_norm",
+    "ReLU, addition, pooling": r"relu|clamp_min|threshold|pool|aten::(add|mean)$",
+}
+
+
+def where_time_goes(step: Callable[[], object]) -> dict[str, dict[str, float]]:
+    """Seconds on the CPU that `step()` takes, {part: {kind of operation: seconds}}.
+
+    Parts are the pieces of `step` that `torch.profiler.record_function(name)` names, in the order
+    they run; the kinds are those of KINDS and "other". Raises ValueError if no piece has a name.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its messages are of no use to a reader
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        step()
+    events = sorted(profiler.events(), key=lambda event: event.time_range.start)
+    tops = [e.name for e in events if e.cpu_parent is None and "::" not in e.name]
+    parts = {name: dict.fromkeys((*KINDS, "other"), 0.0) for name in tops}
+    if not parts:
+        raise ValueError('name the pieces of step: with torch.profiler.record_function("forward").')
+    for event in events:
+        top = event
+        while top.cpu_parent is not None:
+            top = top.cpu_parent
+        if top.name in parts:
+            kinds = (kind for kind, pattern in KINDS.items() if re.search(pattern, event.name))
+            parts[top.name][next(kinds, "other")] += event.self_cpu_time_total / 1e6
+    return parts
 
 
 def _norm(tensor: Tensor) -> float:

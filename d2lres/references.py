@@ -1,10 +1,14 @@
-"""What the course compares itself with: the d2l package and torchvision. Both are optional here."""
+"""What the course compares itself with: the notes' net, the d2l package and torchvision.
+
+The packages are optional here."""
 
 import importlib
 from types import ModuleType
 
 import torch
 from torch import nn
+
+from d2lres.blocks import resnet_block
 
 
 def d2l() -> ModuleType:
@@ -25,6 +29,21 @@ def d2l() -> ModuleType:
             f"the comparison needs {error.name}: install the course's extra, "
             "pip install 'd2lres[course]'."
         ) from error
+
+
+def notes_resnet18(num_classes: int = 10, in_channels: int = 1) -> nn.Sequential:
+    """The notes' ResNet-18, which chapter 3 builds by hand: (N, in_channels, H, W) -> logits.
+
+    11,178,378 parameters with the defaults: convolutions have biases, shortcuts no BN. The weights
+    start as PyTorch's layers do.
+    """
+    stages = [(64, 64), (64, 128), (128, 256), (256, 512)]
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 64, 7, stride=2, padding=3), nn.BatchNorm2d(64), nn.ReLU(),
+        nn.MaxPool2d(3, stride=2, padding=1),
+        *(nn.Sequential(*resnet_block(a, b, 2, first_block=a == b)) for a, b in stages),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, num_classes),
+    )  # fmt: skip
 
 
 def torchvision_resnet(depth: int, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:

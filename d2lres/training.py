@@ -1,5 +1,7 @@
 """Training and evaluation: one readable loop, its history, and checkpoints that survive a crash.
 
+Started by torchrun, the same loop trains in many processes, each on its share of every batch.
+
     torch.manual_seed(0)
     model = cifar_resnet(20, in_channels=1)
     history = fit(model, train, test, epochs=3, lr=0.1)
@@ -11,11 +13,12 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
+from shutil import disk_usage
 from typing import NamedTuple
 
 import torch
@@ -25,6 +28,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from d2lres.data import Images
+from d2lres.processes import Processes
 
 
 class Score(NamedTuple):
@@ -80,8 +84,10 @@ def fit(
     augment: bool = False,
     label_smoothing: float = 0.0,
     device: torch.device | str | None = None,
+    mixed_precision: bool | None = None,
     checkpoint: str | os.PathLike | None = None,
     progress: bool | None = None,
+    after_epoch: Callable[[History], None] | None = None,
 ) -> History:
     """Train `model` in place on cross-entropy and return its History.
 
@@ -90,9 +96,17 @@ def fit(
     that optimizer, and `scheduler` stepped after every batch if given.
 
     device: where to train; the default is the GPU if there is one. The model moves there.
+    mixed_precision: compute what may be in bfloat16, weights and tests stay float32; the default is
+        yes on CUDA GPUs that have it, and no elsewhere.
     checkpoint: a file written after every epoch. If it exists, training goes on where it stopped,
         to the same weights, bit for bit on one machine, as without the interruption.
     progress: show a bar; the default is yes, unless the environment has D2LRES_PROGRESS=0.
+    after_epoch: called with the history after every epoch, once the checkpoint is written.
+
+    In a group of processes (torch.distributed) call it in each one, with the same arguments. Every
+    batch of `batch_size` images is shared among them; the gradient is that of the whole batch, and
+    the history that of all images. Batch norm sees only its process's share. Files are read and
+    written by rank 0 alone, and all end with its weights and buffers.
 
     Ctrl-C ends training and returns the history so far. Raises TrainingDiverged when the loss is no
     longer finite, CheckpointError for a checkpoint that cannot be used, ValueError for bad input.
@@ -112,6 +126,14 @@ def fit(
         raise ValueError("a scheduler needs the optimizer it drives: pass optimizer= as well.")
 
     device = torch.device(device) if device is not None else default_device()
+    precision = _precision(mixed_precision, device)
+    together = Processes(device)
+    smallest = min(len(train) % batch_size or batch_size, len(test or train))
+    if smallest < together.count:
+        raise ValueError(
+            f"{together.count} processes cannot share a batch or test set of {smallest} images: "
+            "choose another batch_size, or fewer processes."
+        )
     model.to(device)
     train = train.to(device)
     steps = math.ceil(len(train) / batch_size)
@@ -123,43 +145,60 @@ def fit(
     history = History()
     run = dict(optimizer=type(optimizer).__name__, scheduler=scheduler and type(scheduler).__name__)
     run |= dict(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed, images=len(train))
-    run |= dict(augment=augment, label_smoothing=label_smoothing)
+    run |= dict(augment=augment, label_smoothing=label_smoothing, mixed_precision=mixed_precision)
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
-        if checkpoint.exists():
-            history = _resume(checkpoint, run, model, optimizer, scheduler)
-        else:
-            with _beside(checkpoint) as unfinished:  # fails now rather than after the first epoch
-                unfinished.touch()
+        state = together.first(_open, checkpoint)
+        if state is not None:
+            history = _resume(checkpoint, state, run, model, optimizer, scheduler)
 
+    net = together.wrap(model)
     generator = torch.Generator()
-    with _bar(range(len(history.loss), epochs), steps, progress) as bar:
+    bar = _bar(range(len(history.loss), epochs), steps, progress if together.rank == 0 else False)
+    with together.ctrl_c(), bar as bar:
         try:
             for epoch in range(len(history.loss), epochs):
                 start, total, correct = time.perf_counter(), 0.0, 0
                 generator.manual_seed(seed * 1_000_003 + epoch)  # any epoch can be repeated alone
+                if together.rank > 0:  # as can its dropout; only rank 0's is in the checkpoint
+                    torch.manual_seed(seed * 1_000_003 + epoch + together.rank * 10**12)
                 model.train()
                 for x, y in train.batches(
-                    batch_size, shuffle=True, generator=generator, augment=augment
-                ):
-                    logits = model(x)
-                    loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
-                    if not math.isfinite(loss_now := loss.item()):
-                        raise TrainingDiverged(_why_diverged(loss_now, epoch, optimizer), history)
+                    batch_size, shuffle=True, generator=generator, augment=augment,
+                    part=together.share,
+                ):  # fmt: skip
+                    with precision:
+                        logits = net(x)
+                    loss = F.cross_entropy(logits.float(), y, label_smoothing=label_smoothing)
+                    right = (logits.argmax(1) == y).sum().item()
+                    loss_sum, right, images, stop = together.sum(
+                        loss.item() * len(y), right, len(y), together.stop
+                    )
+                    if not math.isfinite(loss_sum):
+                        raise TrainingDiverged(_why_diverged(loss_sum, epoch, optimizer), history)
+                    if stop:
+                        raise KeyboardInterrupt
                     optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
+                    # Processes' gradients are averaged: a share counts by its number of images.
+                    (loss * (len(y) * together.count / images)).backward()
                     optimizer.step()
                     if scheduler is not None:
                         scheduler.step()
-                    total += loss_now * len(y)
-                    correct += (logits.argmax(1) == y).sum().item()
+                    total += loss_sum
+                    correct += right
                     bar.update()
-                _record(history, model, test, total / len(train), correct / len(train), start)
+                together.copy_buffers(model)
+                loss, accuracy = total / len(train), correct / len(train)
+                _record(history, model, test, loss, accuracy, start, together)
                 bar.set_postfix(epoch=epoch + 1, loss=f"{history.loss[-1]:.3f}")
                 if checkpoint is not None:
-                    _save(checkpoint, run, model, optimizer, scheduler, history)
+                    together.first(_save, checkpoint, run, model, optimizer, scheduler, history)
+                if after_epoch is not None:
+                    together.first(after_epoch, history)
         except KeyboardInterrupt:
             history.interrupted = True
+            together.copy_buffers(model)
+    together.wait()
     return history
 
 
@@ -191,9 +230,30 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _record(history, model, test, loss, accuracy, start) -> None:
+def _precision(mixed: bool | None, device: torch.device):
+    """The context of the forward pass: bfloat16 where possible, or none."""
+    if cuda := device.type == "cuda":
+        possible = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        possible = device.type == "cpu"  # on MPS it has not been tried
+    if mixed and not possible:
+        raise ValueError(f"bfloat16 cannot be had on {device.type} here: leave mixed_precision out.")
+    mixed = cuda and possible if mixed is None else mixed
+    return torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext()
+
+
+def _score(model, test, together) -> Score:
+    if together.count == 1:
+        return evaluate(model, test)
+    mine = test[together.share]
+    score = evaluate(model, mine)
+    loss, accuracy = together.sum(score.loss * len(mine), score.accuracy * len(mine))
+    return Score(loss / len(test), accuracy / len(test))
+
+
+def _record(history, model, test, loss, accuracy, start, together) -> None:
     seconds = time.perf_counter() - start
-    score = None if test is None else evaluate(model, test)  # first: Ctrl-C leaves the lists even
+    score = None if test is None else _score(model, test, together)  # Ctrl-C leaves the lists even
     history.seconds.append(seconds)
     history.loss.append(loss)
     history.accuracy.append(accuracy)
@@ -223,6 +283,15 @@ def _bar(epochs: range, steps: int, progress: bool | None):
         yield bar
 
 
+def _open(path: Path) -> dict | None:
+    """What the checkpoint holds; None if it does not exist yet and can be written."""
+    if path.exists():
+        return load_checkpoint(path)
+    with _beside(path) as unfinished:  # fails now rather than after the first epoch
+        unfinished.touch()
+    return None
+
+
 def _save(path: Path, run, model, optimizer, scheduler, history) -> None:
     state = {
         "run": run,
@@ -246,8 +315,10 @@ def _beside(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
     except (OSError, RuntimeError) as error:
+        full = isinstance(error, RuntimeError) and disk_usage(path.parent).free < 2**20
+        reason = "the disk is full" if full else error  # torch.save says "unexpected pos 24 vs 20"
         raise CheckpointError(
-            f"could not write the checkpoint {path} ({error}): choose a folder that you may write "
+            f"could not write the checkpoint {path} ({reason}): choose a folder that you may write "
             "to and that has room; the model keeps what it has learned."
         ) from error
     finally:
@@ -290,8 +361,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
     return state
 
 
-def _resume(path: Path, run, model, optimizer, scheduler) -> History:
-    state = load_checkpoint(path)
+def _resume(path: Path, state: dict, run, model, optimizer, scheduler) -> History:
     for name, value in run.items():
         if state["run"].get(name) != value:
             raise CheckpointError(

@@ -48,7 +48,8 @@ except ModuleNotFoundError:  # opened alone, as in Colab: install the course and
         raise RuntimeError("d2lres could not be installed: go online and run this cell again, "
                            "or follow {repository}.") from None
     importlib.invalidate_caches()
-    import d2lres"""
+    import d2lres
+d2lres.explain_missing_names()  # for cells that are run out of order"""
 
 
 class BuildError(Exception):

@@ -195,7 +195,7 @@ def run_setup(monkeypatch, works) -> list[list[str]]:
     def pip(command, **options):
         calls.append(command)
         if works(command[-1]):
-            sys.modules["d2lres"] = types.ModuleType("d2lres")
+            sys.modules["d2lres"] = types.SimpleNamespace(explain_missing_names=lambda: None)
         return subprocess.CompletedProcess(command, 0 if works(command[-1]) else 1)
 
     monkeypatch.setitem(sys.modules, "d2lres", None)  # the import raises ModuleNotFoundError

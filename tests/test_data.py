@@ -11,8 +11,10 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
 import time
 import warnings
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -457,14 +459,82 @@ def test_a_damaged_download_is_named_and_not_kept(tmp_path, files, monkeypatch):
     assert list(cached(tmp_path).iterdir()) == []
 
 
-def test_a_proxys_web_page_is_refused_by_torchvisions_download(tmp_path, monkeypatch):
-    """The real downloader, with only its connection replaced."""
-    utils = pytest.importorskip("torchvision.datasets.utils")
+class Mirror(BaseHTTPRequestHandler):
+    """Serves `files`, gzipped, each changed by `change`, under the length that it should have."""
+
+    def do_HEAD(self):
+        name = self.path.strip("/").removesuffix(".gz")
+        whole = gzip.compress(self.files[name], mtime=0)
+        self.body = type(self).change(whole)
+        self.send_response(200)
+        self.send_header("Content-Length", str(max(len(whole), len(self.body))))
+        self.end_headers()
+
+    def do_GET(self):
+        self.do_HEAD()
+        self.wfile.write(self.body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def mirror(files, monkeypatch):
+    """torchvision's own downloader, pointed at a server on this machine that has the tiny set."""
+    datasets = pytest.importorskip("torchvision.datasets")
+    handler = type("Handler", (Mirror,), {"files": files, "change": staticmethod(bytes)})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    sums = [(f"{name}.gz", hashlib.md5(gzip.compress(content, mtime=0)).hexdigest())
+            for name, content in files.items()]
+    monkeypatch.setattr(datasets.FashionMNIST, "resources", sums)
+    monkeypatch.setattr(datasets.FashionMNIST, "mirrors",
+                        [f"http://127.0.0.1:{server.server_port}/"])
     monkeypatch.setattr(data, "_fetch", FETCH)
-    monkeypatch.setattr(utils, "_get_redirect_url", lambda url, max_hops=3: url)
-    monkeypatch.setattr(utils, "_urlretrieve", lambda url, filename, *rest:
-                        Path(filename).write_bytes(b"<html>Please log in"))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    yield handler, server
+    server.shutdown()
+    server.server_close()
+
+
+BAD_DOWNLOADS = {
+    "a proxy's login page": lambda whole: b"<!DOCTYPE html><p>Please log in</p>" * 9,
+    "cut short": lambda whole: whole[: len(whole) // 2],
+    "one bit flipped": lambda whole: whole[:40] + bytes([whole[40] ^ 1]) + whole[41:],
+    "empty": lambda whole: b"",
+}
+
+
+@pytest.mark.parametrize("what", BAD_DOWNLOADS)
+def test_a_bad_download_is_named_never_used_and_fetched_anew_on_the_next_call(
+        tmp_path, files, mirror, what):
+    handler, _ = mirror
+    handler.change = staticmethod(BAD_DOWNLOADS[what])
     with pytest.raises(DataError, match="the download failed .*train-images-idx3-ubyte.gz"):
+        fashion_mnist("full")
+    assert list(cached(tmp_path).iterdir()) == []
+    handler.change = staticmethod(bytes)
+    assert same(fashion_mnist("full"), files)
+    assert sorted(path.name for path in cached(tmp_path).iterdir()) == sorted(files)
+
+
+def test_without_a_network_the_way_out_is_named(tmp_path, mirror):
+    _, server = mirror
+    server.shutdown()
+    server.server_close()  # nobody answers on its port any more
+    with pytest.raises(DataError, match="the download failed .*train-images.*or put .* as root="):
+        fashion_mnist("full")
+    assert list(cached(tmp_path).iterdir()) == []
+
+
+def test_a_disk_that_fills_during_the_download_is_named_and_left_clean(tmp_path, monkeypatch):
+    def fetch(folder):
+        Path(folder, "half").write_bytes(b"half a file")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(data, "_fetch", fetch)
+    with pytest.raises(DataError, match=r"the download failed \(No space left on device\)"):
         fashion_mnist("full")
     assert list(cached(tmp_path).iterdir()) == []
 

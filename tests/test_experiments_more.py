@@ -12,7 +12,7 @@ from d2lres.data import Images
 from d2lres.experiments import CONFIGS, QUICK, RUN, config, record, runs
 from d2lres.training import History, TrainingDiverged
 
-NAMES = ["degradation", "gradients", "lesion", "thousand-layers"]
+NAMES = ["degradation", "gradients", "lesion", "thousand-layers", "recipe"]
 TINY = dict(size=4, width=1, depths=[8], seeds=[0])
 
 
@@ -29,13 +29,15 @@ def test_every_experiment_has_settings_a_quick_version_and_a_run():
     for name in NAMES:
         full, quick = config(name), config(name, quick=True)
         assert list(full) == list(quick) and full != quick
+        if name == "recipe":  # one net, one seed
+            continue
         assert {"plain", "residual"} <= set(full["kinds"]) and full["seeds"] == [0, 1, 2, 3, 4]
         for depth in full["depths"]:
             cifar_resnet(depth, width=1)  # no depth that does not exist
     assert min(config("thousand-layers")["depths"]) > 1000
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES[:-1])
 def test_a_run_is_plain_data_names_its_task_and_repeats(name):
     def without_seconds(run):
         history = {k: v for k, v in run.get("history", {}).items() if k != "seconds"}
@@ -139,3 +141,41 @@ def test_a_finished_run_is_summed_up_in_a_line():
     assert losses == "plain-1004 seed 2: loss 2.32 to nan"
     diverged = experiments._summary(run | dict(train=None, history=dict(seconds=[])))
     assert diverged == "plain-1004 seed 2: training loss nan, accuracy nan%, 0 s"
+
+
+@pytest.fixture
+def linear(monkeypatch):
+    """In place of the notes' net, whose 11 million weights take seconds a step."""
+    def net():
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
+
+    monkeypatch.setattr(experiments, "notes_resnet18", net)
+
+
+def test_the_recipe_runs_whole_epochs_and_one_on_a_cpu(linear, monkeypatch):
+    settings = config("recipe") | dict(size=4, batch_size=25)  # 60 images: 3 steps
+    run = experiments.recipe_run(settings, "residual", 18, 0)
+    assert [len(run[key]) for key in ("losses", "seconds", "test")] == [3, 3, 1]
+    assert set(run["test"][0]) == {"loss", "accuracy"} and min(run["seconds"]) > 0
+    assert json.loads(json.dumps(run)) == run
+    again = experiments.recipe_run(settings | dict(epochs_on_cpu=2), "residual", 18, 0)
+    assert again["losses"][:3] == run["losses"] and len(again["test"]) == 2
+
+
+def test_the_quick_recipe_takes_six_steps_of_the_notes_net(monkeypatch, linear):
+    run = experiments.recipe_run(config("recipe", quick=True), "residual", 18, 0)
+    assert len(run["losses"]) == 6 and len(run["test"]) == 1
+    full = config("recipe")
+    assert (full["batch_size"], full["size"], full["lr"]) == (512, 96, 0.001)
+
+
+def test_a_lone_run_gets_all_cores(linear, tmp_path, monkeypatch, capfd):
+    settings = config("recipe")
+    output = tmp_path / "recipe.json"
+    done = dict(kind="residual", depth=18, seed=0, losses=[2.3], seconds=[1.0], test=[])
+    output.with_name("recipe.json.unfinished").write_text(json.dumps(dict(
+        experiment="recipe", config=settings, seconds=1.0, runs=[done],
+        config_hash=experiments.config_hash(settings))))
+    record("recipe", output=output)
+    assert "1 of 1 runs done, 1 at a time" in capfd.readouterr().out
+    assert json.loads(output.read_text())["machine"].endswith("1 runs at a time")

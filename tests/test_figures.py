@@ -37,7 +37,15 @@ RUNS = {f"{kind} {depth}": history(end) for (kind, depth), end in ENDS.items()}
 SEEDS = {name: [history(end * (1 + 0.1 * s)) for s in range(3)] for name, end in
          (("plain-56", 1.6), ("residual-56", 0.5))}  # fmt: skip
 PIXELS = torch.arange(10 * 28 * 28).remainder(256).to(torch.uint8).reshape(10, 1, 28, 28)
+CLASSES = tuple("abcdefgh") + ("Sneaker", "Ankle boot")
 DATA = SimpleNamespace(images=PIXELS, labels=torch.arange(10) % 2, classes=("Ankle boot", "Bag"))
+PARTS = {
+    "data": {"other": 0.2},
+    "forward": {"convolution": 20.0, "batch norm": 8.0, "ReLU": 3.0, "other": 1.0},
+    "backward": {"convolution": 45.0, "batch norm": 9.0, "ReLU": 4.0, "other": 1.0},
+    "update": {"other": 9.0},
+}
+COUNTS = np.diag([190] * 10) + np.diag([1000] * 9, k=1)
 
 FIGURES = {
     "block": lambda: figures.block(),
@@ -60,6 +68,10 @@ FIGURES = {
          ("plain", "residual")}, "layer", "gradient norm", "Norms", log="y"),
     "lines, log-log": lambda: figures.lines({"error": ([4, 8, 16], [1.0, 0.5, 0.25])}, "layers",
                                             "distance", log="xy", ylim=(0.01, 10)),
+    "stacked": lambda: figures.stacked(PARTS, "share of a step (%)"),
+    "stacked, titled": lambda: figures.stacked({"only": {"one": 0.001}}, "seconds", "One bar"),
+    "confusion": lambda: figures.confusion(COUNTS, CLASSES),
+    "confusion, titled": lambda: figures.confusion(COUNTS[:2, :2], CLASSES[:2], "Two classes"),
     "images": lambda: figures.images(DATA),
     "images, floats": lambda: figures.images(PIXELS[:3].float() / 255 - 0.5),
     "images, predictions": lambda: figures.images(
@@ -139,7 +151,9 @@ def test_the_background_is_white(fig):
 
 def test_colours_are_greys_or_tints_of_the_palette(fig):
     palette = [1 - np.array(to_rgb(colour)) for colour in figures.OKABE_ITO.values()]
-    colours = [text.get_color() for text in written(fig)]
+    colours, shades = [], {figures._shade(colour) for colour in figures.OKABE_ITO.values()}
+    for text in written(fig):
+        colours += [] if text.get_color() in shades else [text.get_color()]
     for artist in fig.findobj():
         if isinstance(artist, Line2D):
             colours += [artist.get_color(), artist.get_markerfacecolor()]
@@ -155,6 +169,65 @@ def test_colours_are_greys_or_tints_of_the_palette(fig):
             if full.max() >= dark.max() - 0.01
         )
         assert grey or tint, colour
+
+
+def linear(colour):
+    """The light of an sRGB colour, 0 to 1."""
+    c = np.asarray(to_rgb(colour))
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(one, other):
+    """From 1 (equal) to 21 (black on white), as WCAG 2.1 defines it."""
+    low, high = sorted(linear(c) @ [0.2126, 0.7152, 0.0722] for c in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_text_stands_out_from_what_is_behind_it(name):
+    figure = FIGURES[name]()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    texts = [(t, to_rgb(t.get_color()), t.get_window_extent(renderer)) for t in written(figure)]
+    for text, _, _ in texts:
+        text.set_color("none")
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[::-1, :, :3] / 255
+    for text, colour, box in texts:
+        behind = pixels[int(box.y0) : int(box.y1) + 1, int(box.x0) : int(box.x1) + 1]
+        found = contrast(colour, np.median(behind.reshape(-1, 3), axis=0))
+        assert found >= 4.5, f"{text.get_text()!r} has a contrast of {found:.1f}"
+
+
+def test_every_full_line_colour_stands_out_from_white():
+    drawn = [*(colour for colour, _ in figures.KINDS.values()), *(c for c, _ in figures.OTHERS)]
+    assert min(contrast(colour, "white") for colour in drawn) >= 3
+
+
+# How the light of a colour changes for eyes without one kind of cone (Machado et al. 2009).
+BLIND = {
+    "none": np.eye(3),
+    "protan": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deutan": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "tritan": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+XYZ = [[0.4339, 0.3762, 0.1899], [0.2126, 0.7152, 0.0722], [0.0177, 0.1095, 0.8728]]  # of the white
+
+
+def lab(light):
+    """CIE L*a*b* of light: a distance of 2.3 is just visible, 10 is seen at a glance."""
+    x, y, z = np.cbrt(np.maximum(np.array(XYZ) @ np.clip(light, 0, 1), 0.008856))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("eyes", BLIND)
+def test_kinds_differ_for_every_kind_of_eye_by_colour_and_by_line(eyes):
+    styles = [*figures.KINDS.values(), *figures.OTHERS]
+    for i, (one, line) in enumerate(styles):
+        for other, other_line in styles[i + 1 :]:
+            a, b = (lab(np.array(BLIND[eyes]) @ linear(colour)) for colour in (one, other))
+            assert np.linalg.norm(a - b) > 15, (one, other)
+            assert line != other_line or "#000000" in (one, other)
 
 
 def lines(fig):
@@ -230,8 +303,8 @@ def test_depth_summary_shows_every_seed_and_lets_a_kind_or_depth_be_missing():
 def test_wrong_predictions_are_marked_by_more_than_colour():
     titles = figures.images(PIXELS[:2], ["Bag", "Shirt"], correct=[True, False]).axes[0].texts
     assert [title.get_text() for title in titles] == ["Bag", "× Shirt"]
-    assert to_rgb(titles[0].get_color()) == to_rgb(figures.OKABE_ITO["blue"])
-    assert to_rgb(titles[1].get_color()) == to_rgb(figures.OKABE_ITO["vermillion"])
+    assert titles[0].get_color() == figures._shade(figures.OKABE_ITO["blue"])
+    assert titles[1].get_color() == figures._shade(figures.OKABE_ITO["vermillion"])
 
 
 def test_images_takes_images_and_says_what_they_show():
@@ -300,6 +373,18 @@ def test_show_displays_a_sharp_png_with_alt_text(ipython):
     assert options["raw"] is True
 
 
+def test_a_readers_session_gets_the_alt_text_as_html_too(ipython, monkeypatch):
+    monkeypatch.setenv("D2LRES_PROGRESS", "1")
+    fig = figures.block()
+    fig.alt = 'Loss "falls" & <stays>'
+    figures.show(fig)
+    ((bundle,), _) = ipython[0]
+    assert set(bundle) == {"image/png", "text/html", "text/plain"}
+    assert 'alt="Loss &quot;falls&quot; &amp; &lt;stays&gt;"' in bundle["text/html"]
+    assert f'src="data:image/png;base64,{bundle["image/png"]}"' in bundle["text/html"]
+    assert 'width="400"' in bundle["text/html"]
+
+
 def test_showing_the_same_figure_again_gives_the_same_bytes(ipython):
     for _ in range(2):
         figures.show(figures.learning_curves(SEEDS))
@@ -355,6 +440,7 @@ def drawn_with(log):
 def test_interactive_leaves_a_picture_where_nobody_moves_a_slider(reason, monkeypatch, capsys):
     log = []
     monkeypatch.setenv("D2LRES_PROGRESS", "0" if reason == "a build" else "1")
+    monkeypatch.setattr("IPython.get_ipython", lambda: None)  # others may have made a shell
     if reason == "no ipywidgets":
         monkeypatch.setitem(sys.modules, "ipywidgets", None)
     figures.interactive(drawn_with(log), depth=(8, 20), shortcut=(True, False))
@@ -374,3 +460,36 @@ def test_interactive_gives_each_choice_a_slider(ipython, monkeypatch):
     assert [s["description"] for s in sliders] == ["depth", "batch norm"]
     assert sliders[0]["options"] == [8, 20] and not sliders[0]["continuous_update"]
     assert log == [{"depth": 20, "batch_norm": True}] and len(ipython) == 1
+
+
+# Stacked bars and confusion matrices.
+
+def test_stacked_bars_are_as_long_as_their_parts_and_in_the_order_given():
+    ax = figures.stacked(PARTS, "share (%)").axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == list(PARTS) and ax.yaxis_inverted()
+    ends = {}
+    for bar in ax.patches:
+        row = list(PARTS)[round(bar.get_y() + bar.get_height() / 2)]
+        assert bar.get_width() == 0 or bar.get_x() == pytest.approx(ends.get(row, 0.0))
+        ends[row] = ends.get(row, 0.0) + bar.get_width()
+    assert ends == pytest.approx({name: sum(parts.values()) for name, parts in PARTS.items()})
+    names = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert sorted(names) == ["ReLU", "batch norm", "convolution", "other"]
+    hatches = {bar.get_hatch() for bar in ax.patches}
+    assert len(hatches) == 4  # colour alone does not tell the parts apart
+
+
+def test_a_confusion_matrix_says_every_count_and_shades_by_the_share_of_the_row():
+    counts = np.array([[3, 1], [0, 40]])
+    ax = figures.confusion(counts, ("a", "b")).axes[0]
+    said = {tuple(map(round, text.get_position())): text.get_text() for text in ax.texts}
+    assert said == {(0, 0): "3", (1, 0): "1", (1, 1): "40"}  # x: predicted, y: true
+    shade = 1 - ax.images[0].get_array()[..., 0]
+    assert shade[1, 1] > shade[0, 0] > shade[0, 1] > shade[1, 0] == 0
+    assert ax.get_xlabel() == "predicted" and ax.get_ylabel() == "true"
+
+
+def test_a_confusion_matrix_takes_tensors_and_refuses_another_shape():
+    figures.confusion(torch.eye(3, dtype=torch.int64), "abc")
+    with pytest.raises(ValueError, match="4 classes need as many rows"):
+        figures.confusion(np.eye(3), "abcd")

@@ -155,4 +155,4 @@ def test_make_names_the_remedy_for_a_python_that_is_too_old(tmp_path):
 @posix_only
 def test_make_help_names_every_target(clone):
     done = run("make", "help", cwd=clone)
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["help", "lab", "test", "notebooks"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["help", "lab", "test", "colab", "notebooks", "bench"]

@@ -1,12 +1,15 @@
 """The probes: what they count is right, and they leave the model as they found it."""
 
+import time
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.profiler import record_function
 
 from d2lres import PreActBlock, Residual, ResNet, cifar_resnet, references, resnet18, resnet_block
-from d2lres.probes import flops, parameters, shapes, weight_layers
+from d2lres.probes import KINDS, flops, parameters, shapes, weight_layers, where_time_goes
 
 
 def notes_resnet18():
@@ -130,3 +133,37 @@ def test_probes_leave_the_model_as_they_found_it(probe, fails):
     assert all(torch.equal(g, p.grad) for g, p in zip(grads, net.parameters(), strict=True))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
     assert torch.is_grad_enabled()
+
+
+# Where time goes
+
+
+def a_step(net, x):
+    with record_function("forward"):
+        loss = net(x).sum()
+    with record_function("backward"):
+        loss.backward()
+    with record_function("update"):
+        torch.optim.Adam(net.parameters()).step()
+
+
+def test_time_is_told_apart_by_part_and_kind(capfd):
+    net, x = cifar_resnet(8, width=8), torch.rand(16, 3, 32, 32)
+    a_step(net, x)
+    capfd.readouterr()
+    start = time.perf_counter()
+    spent = where_time_goes(lambda: a_step(net, x))
+    seconds = time.perf_counter() - start
+    assert list(spent) == ["forward", "backward", "update"]  # Adam's own mark makes no part
+    for part in ("forward", "backward"):
+        assert all(spent[part][kind] > 0 for kind in KINDS)
+        assert spent[part]["convolution"] > spent[part]["ReLU, addition, pooling"]
+    assert spent["update"]["other"] > 0
+    assert spent["update"]["convolution"] == spent["update"]["batch norm"] == 0
+    assert 0.3 * seconds < sum(sum(part.values()) for part in spent.values()) <= seconds
+    assert capfd.readouterr().err == ""  # the profiler keeps its messages to itself
+
+
+def test_a_step_without_named_parts_is_refused():
+    with pytest.raises(ValueError, match="name the pieces"):
+        where_time_goes(lambda: torch.ones(3) + 1)

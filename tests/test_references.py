@@ -23,6 +23,18 @@ def test_a_missing_d2l_is_named_with_the_remedy(monkeypatch):
         references.d2l()
 
 
+def test_the_notes_network_has_biases_no_bn_on_shortcuts_and_pytorchs_first_weights():
+    torch.manual_seed(0)
+    net = references.notes_resnet18()
+    assert sum(p.numel() for p in net.parameters()) == 11_178_378  # as counted in chapter 3
+    assert net(torch.rand(2, 1, 96, 96)).shape == (2, 10)
+    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert len(convolutions) == 20 and all(m.bias is not None for m in convolutions)
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) == 17
+    torch.manual_seed(0)
+    assert torch.equal(nn.Conv2d(1, 64, 7, stride=2, padding=3).weight, net[0].weight)
+
+
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
 def test_torchvisions_networks_come_in_five_depths(depth):
     with torch.device("meta"):

@@ -10,6 +10,7 @@ import textwrap
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -657,6 +658,18 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint_whole_and_no_junk(
     fit(resumed, TRAIN, **options)
     fit(whole, TRAIN, epochs=3, batch_size=16)
     assert same(resumed, whole)
+
+
+@pytest.mark.parametrize("free, reason", [(0, "the disk is full"), (2**30, "unexpected pos 24")])
+def test_a_full_disk_is_called_so_and_not_what_pytorch_calls_it(
+        tmp_path, monkeypatch, free, reason):
+    def save(state, target):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 24 vs 20")
+
+    monkeypatch.setattr(torch, "save", save)
+    monkeypatch.setattr(training, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(CheckpointError, match=f"run.pt .*{reason}.*choose a folder"):
+        fit(linear(), TRAIN, epochs=1, checkpoint=tmp_path / "run.pt")
 
 
 def test_a_process_killed_while_writing_leaves_the_old_checkpoint_whole(tmp_path):

@@ -129,7 +129,7 @@ def _sides(
             out = net.eval()(x)
     except (RuntimeError, ValueError) as error:
         raise Wrong(
-            f"{where}a picture does not get through, {str(error).rstrip('.')}; {advice}"
+            f"{where}an image does not get through, {str(error).rstrip('.')}; {advice}"
         ) from None
     finally:
         for hook in hooks:
@@ -139,14 +139,14 @@ def _sides(
 
 @check
 def resnet34_from_blocks(build) -> str:
-    """A function that builds ResNet-34 for grey pictures from resnet_block calls."""
+    """A function that builds ResNet-34 for grey images from resnet_block calls."""
     net = build()
     if not isinstance(net, nn.Module):
         raise Wrong(f"return an nn.Sequential; yours is a {type(net).__name__}.")
     sides, out = _sides(net, torch.rand(2, 1, 64, 64))
     if out.shape != (2, 10):
         raise Wrong(
-            f"two pictures must give logits (2, 10), yours give {tuple(out.shape)}: end with a "
+            f"two images must give logits (2, 10), yours give {tuple(out.shape)}: end with a "
             "global average pool, Flatten and Linear."
         )
     if torch.allclose(out.exp().sum(1), torch.ones(2)) or torch.allclose(
@@ -178,11 +178,11 @@ def resnet34_from_blocks(build) -> str:
         )
     if main[0][1] != 16:
         raise Wrong(
-            f"stage 1 must get maps of 16 x 16 from a picture of 64 x 64, yours are {main[0][1]}: "
+            f"stage 1 must get maps of 16 x 16 from an image of 64 x 64, yours are {main[0][1]}: "
             "is there one 3x3 max-pool with stride 2 and padding 1 before it?"
         )
     if main[-1][1] != 2:
-        raise Wrong(f"the last maps must be 2 x 2 for a picture of 64 x 64, not {main[-1][1]}.")
+        raise Wrong(f"the last maps must be 2 x 2 for an image of 64 x 64, not {main[-1][1]}.")
     right = 21_290_250 if stem.bias is not None else 21_290_250 - 64
     parameters = sum(p.numel() for p in net.parameters())
     if parameters != right:
@@ -194,7 +194,7 @@ def resnet34_from_blocks(build) -> str:
     with torch.device("meta"):
         classes = build(num_classes=7)(torch.rand(2, 1, 64, 64)).shape[1]
     if classes != 7:
-        raise Wrong(f"num_classes=7 must give 7 logits a picture, yours gives {classes}.")
+        raise Wrong(f"num_classes=7 must give 7 logits an image, yours gives {classes}.")
     return "33 convolutions and a linear layer, 34 in all, and you changed nothing but numbers."
 
 

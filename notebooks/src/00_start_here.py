@@ -28,6 +28,8 @@
 # | [02 The residual block](02_residual_block.ipynb) | build the block, and say what it can and cannot represent | 90 |
 # | [03 ResNet-18](03_resnet18.ipynb) | assemble the network and account for every parameter | 75 |
 # | [04 Gradient flow](04_gradient_flow.ipynb) | say what shortcuts do to gradients, and train 1,004 layers | 120 |
+# | [05 Training](05_training.ipynb) | run the notes' recipe, find where its time goes, and beat it | 90 |
+# | [08 Scaling out](08_scaling_out.ipynb) | train in several processes, and say what that changes | 60 |
 #
 # The answers to all exercises stand in the folder `solutions`, executed as well.
 
@@ -47,7 +49,7 @@ assert ready, "follow the arrows above, then run this cell again"
 
 # %% [markdown]
 # ## The images
-# The course trains on **Fashion-MNIST**: grey pictures of clothing, 28×28 pixels, ten classes (Xiao et al. 2017). A balanced sample of the 70,000 comes with the course, so no cell waits for a download.
+# The course trains on **Fashion-MNIST**: grey images of clothing, 28×28 pixels, ten classes (Xiao et al. 2017). A balanced sample of the 70,000 comes with the course, so no cell waits for a download.
 
 # %%
 from d2lres import figures

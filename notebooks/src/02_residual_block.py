@@ -42,7 +42,7 @@ figures.show(figures.block())
 # %% [markdown]
 # You can build it without a class. The addition needs equal shapes on both sides.
 #
-# **Predict**: pictures of three channels and six by six pixels. Which of the five layers must be
+# **Predict**: images of three channels and six by six pixels. Which of the five layers must be
 # told something so that its output still fits x, and what would happen to the size without it?
 
 # %%
@@ -93,9 +93,9 @@ Block(3)(x).shape == Plain(3)(x).shape == x.shape
 # ## What is left for the branch to learn
 # If the sum should become h(x), the branch has to learn only the rest, h(x) − x. That rest is
 # called the **residual**. The easiest test is h(x) = x: layers without a shortcut must learn to
-# copy a picture through two convolutions, whereas a residual branch must learn zero.
+# copy an image through two convolutions, whereas a residual branch must learn zero.
 #
-# Both get the same initial weights and the same 256 real pictures (cut into four channels of
+# Both get the same initial weights and the same 256 real images (cut into four channels of
 # 14×14 so that there is something to mix).
 #
 # **Predict**: which starts with the larger error, and which ends with it?
@@ -104,7 +104,7 @@ Block(3)(x).shape == Plain(3)(x).shape == x.shape
 from d2lres.data import fashion_mnist
 
 train, test = fashion_mnist()
-pictures = F.pixel_unshuffle(train[:256].images / 255, 2)  # (256, 4, 14, 14), none negative
+images = F.pixel_unshuffle(train[:256].images / 255, 2)  # (256, 4, 14, 14), none negative
 
 
 def learn_to_copy(kind, seed=0, steps=60):
@@ -113,12 +113,12 @@ def learn_to_copy(kind, seed=0, steps=60):
     optimizer = torch.optim.SGD(block.parameters(), lr=0.1, momentum=0.9)
     losses = []
     for _ in range(steps):
-        loss = F.mse_loss(block(pictures), pictures)
+        loss = F.mse_loss(block(images), images)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    return losses, block.g(pictures)[pictures > 0].abs().mean().item()
+    return losses, block.g(images)[images > 0].abs().mean().item()
 
 
 # %% tags=["nbval-ignore-output", "reason: losses differ in the last digits between machines"]
@@ -133,7 +133,7 @@ assert residual[0] > plain[0] and residual[-1] < plain[-1] / 4  # holds for seed
 assert size_after < size_before / 4
 
 # %% [markdown]
-# The residual block starts *worse*, because its random branch disturbs a picture that was already
+# The residual block starts *worse*, because its random branch disturbs an image that was already
 # right. It ends far better, and it got there by shrinking g where x > 0. Where x = 0, g need not
 # shrink: any negative value will do, because the last ReLU turns it into 0.
 #
@@ -146,7 +146,7 @@ assert size_after < size_before / 4
 # Suppose the branch has arrived: g(x) = 0 for every x. The sum is then x, and one says that the
 # block is the identity. But look at `forward` again.
 #
-# **Predict**: normalised pictures have negative pixels. With g set to zero, does the block return
+# **Predict**: normalised images have negative pixels. With g set to zero, does the block return
 # its input? What about a **pre-activation block**, in which BN and ReLU stand *before* each
 # convolution and nothing follows the addition, `x + conv2(relu(bn2(conv1(relu(bn1(x))))))`?
 #
@@ -174,7 +174,7 @@ assert torch.equal(after_pre, pixels)
 rows = torch.stack([pixels, after, after_pre], dim=1).flatten(0, 1)
 titles = ["x", "block, g = 0", "pre-activation, g = 0"] * 2
 figures.show(figures.images(rows, titles, columns=3, alt=(
-    "Two test pictures, each three times: as given; after a block with zero branch, where all dark "
+    "Two test images, each three times: as given; after a block with zero branch, where all dark "
     "shades have become one flat grey; after a pre-activation block, unchanged.")))  # fmt: skip
 
 # %% [markdown]
@@ -292,10 +292,10 @@ for channels, strides in [(3, 2), (6, 2), (6, 1)]:
 # %%
 def sides_agree(size, strides):
     block = FullBlock(1, 2, use_1x1conv=True, strides=strides)
-    picture = torch.rand(1, 1, size, size)
+    image = torch.rand(1, 1, size, size)
     side = -(-size // strides)  # size / strides, rounded up
     with torch.no_grad():
-        branch, shortcut = block.eval().g(picture), block.conv3(picture)
+        branch, shortcut = block.eval().g(image), block.conv3(image)
     return branch.shape == shortcut.shape == (1, 2, side, side)
 
 
@@ -305,7 +305,7 @@ all(sides_agree(size, strides) for size in range(1, 40) for strides in range(1, 
 # There is none: a 3×3 window with padding 1 and a 1×1 window without padding stop at the same
 # pixels, and the side is the size divided by the stride, rounded up.
 #
-# The strided 1×1 convolution has a price. **Predict**: of the 36 pixels of a 6×6 picture, how
+# The strided 1×1 convolution has a price. **Predict**: of the 36 pixels of a 6×6 image, how
 # many can reach the output through the shortcut?
 
 # %%
@@ -330,7 +330,7 @@ figures.show(figures.blocks())
 # %% [markdown]
 # A **stage** is a run of blocks that work at the same resolution. `resnet_block` lists the blocks
 # of one stage. Only the first stage of a network is called with `first_block=True`, because a
-# max-pool in front of it has already reduced the picture, and the channels are 64 already.
+# max-pool in front of it has already reduced the image, and the channels are 64 already.
 #
 # **Predict**: ResNet-18 has four stages of two blocks. How many of the eight are of which kind?
 
@@ -485,20 +485,20 @@ assert torch.equal(mine.eval()(x), theirs.eval()(x))
 # Arithmetic can be counted: here in **FLOPs**, floating-point operations, with a multiplication
 # and an addition counted separately. BN, ReLU and pooling are left out; both nets have the same.
 #
-# **Predict**: two nets of 20 layers, one with shortcuts and one without, on a picture of 28×28.
+# **Predict**: two nets of 20 layers, one with shortcuts and one without, on an image of 28×28.
 # Which needs less, and by about what share: 10 %, 1 %, 0.1 %?
 
 # %% tags=["claim:N14"]
 from d2lres import cifar_resnet
 from d2lres.probes import flops
 
-picture = torch.rand(1, 1, 28, 28)
+image = torch.rand(1, 1, 28, 28)
 nets = {
     "plain": cifar_resnet(20, in_channels=1, residual=False),
     "residual": cifar_resnet(20, in_channels=1),
     "residual, 1x1": cifar_resnet(20, in_channels=1, shortcut="B"),
 }
-count = {name: flops(net, picture) for name, net in nets.items()}
+count = {name: flops(net, image) for name, net in nets.items()}
 print(f"{'':14s}{'convolution':>12s}{'linear':>8s}{'addition':>10s}")
 for name, n in count.items():
     print(f"{name:14s}{n['convolution']:12,d}{n['linear']:8,d}{n['addition']:10,d}")
@@ -514,7 +514,7 @@ assert count["residual, 1x1"]["convolution"] > count["plain"]["convolution"]
 # %% [markdown]
 # ## Pitfalls
 # ### A missing 1×1 convolution
-# It gave an error above. **Predict**: `FullBlock(1, 6)` on pictures with one channel, again without
+# It gave an error above. **Predict**: `FullBlock(1, 6)` on images with one channel, again without
 # a 1×1 convolution: an error, or which shape?
 
 # %%
@@ -525,7 +525,7 @@ copies = F.conv2d(grey, torch.ones(6, 1, 1, 1))  # a frozen 1x1 convolution, all
 print(torch.allclose(block(grey), F.relu(block.g(grey) + copies)))
 
 # %% [markdown]
-# No error. PyTorch **broadcasts** a dimension of size 1: the grey picture is copied into all six
+# No error. PyTorch **broadcasts** a dimension of size 1: the grey image is copied into all six
 # channels, as if the shortcut were a 1×1 convolution of ones that never learns. `Y += X` does the
 # same. The net trains without the weights you meant to give it, and nobody tells you.
 #
@@ -533,17 +533,17 @@ print(torch.allclose(block(grey), F.relu(block.g(grey) + copies)))
 
 # %%
 for size in (8, 7, 6, 5):
-    picture = torch.rand(4, 3, size, size)
+    image = torch.rand(4, 3, size, size)
     g = nn.Sequential(
         nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
     )
     try:
-        print(size, "branch", tuple(g(picture).shape), "sum", tuple((picture + g(picture)).shape))
+        print(size, "branch", tuple(g(image).shape), "sum", tuple((image + g(image)).shape))
     except RuntimeError:
-        print(size, "branch", tuple(g(picture).shape), "fails")
+        print(size, "branch", tuple(g(image).shape), "fails")
 
 # %% [markdown]
-# At 5×5 the branch shrinks to one number per channel, and the sum spreads it over the picture.
+# At 5×5 the branch shrinks to one number per channel, and the sum spreads it over the image.
 #
 # Back to the missing 1×1 convolution: `d2lres.Residual` compares the shapes first and refuses.
 
@@ -795,7 +795,7 @@ check.without_biases(without_biases)
 # ## Summary
 # | claim | verdict | evidence |
 # |---|---|---|
-# | a block forms x + g(x), and its branch learns the residual | holds; with g = 0 the block is the identity when x ≥ 0 | copying pictures shrank g where x > 0; with g = 0 the output was ReLU(x) |
+# | a block forms x + g(x), and its branch learns the residual | holds; with g = 0 the block is the identity when x ≥ 0 | copying images shrank g where x > 0; with g = 0 the output was ReLU(x) |
 # | a 1×1 convolution on the shortcut changes channels and resolution | holds | three shapes with it, three errors without it |
 # | every convolution is followed by BN and ReLU | false | between the second BN and its ReLU stands the addition |
 # | there are two kinds of block | holds | five identity and three 1×1 blocks in the stages of ResNet-18 |

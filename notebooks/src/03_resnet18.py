@@ -27,7 +27,7 @@ from d2lres.figures import show
 
 # %% [markdown]
 # ## The whole net in one line
-# **Predict** before you look: a picture of 224 × 224 goes in. How large are the feature maps just before the head, and how many times was the side halved to get there?
+# **Predict** before you look: an image of 224 × 224 goes in. How large are the feature maps just before the head, and how many times was the side halved to get there?
 
 # %%
 show(figures.resnet18())
@@ -45,7 +45,7 @@ show(figures.resnet18())
 
 # %% tags=["claim:N5"]
 def map_sizes(build) -> list[int]:
-    """Sides of the maps that the convolutions produce for a 224 × 224 picture, each once."""
+    """Sides of the maps that the convolutions produce for a 224 × 224 image, each once."""
     sides = []
     with torch.device("meta"):
         model = build().eval()
@@ -69,7 +69,7 @@ for name, build in [("VGG-16", models.vgg16), ("GoogLeNet", googlenet), ("ResNet
 
 # %% [markdown]
 # ## The stem
-# The **stem** is what comes before the first block: a 7 × 7 convolution with stride 2, batch normalisation (BN), ReLU and a 3 × 3 max-pool with stride 2. Our pictures are grey, so it has one input channel.
+# The **stem** is what comes before the first block: a 7 × 7 convolution with stride 2, batch normalisation (BN), ReLU and a 3 × 3 max-pool with stride 2. Our images are grey, so it has one input channel.
 #
 # **Predict**: which padding keeps 224 → 112 exact? The kernel reaches 3 pixels to each side of its centre.
 
@@ -157,7 +157,7 @@ net = nn.Sequential(*stem, *stages, *head)
 len(net)
 
 # %% [markdown]
-# ## Follow one picture through it
+# ## Follow one image through it
 # **Predict** the shape after each of the eleven layers: channels and side. Write the numbers down first; the cell asserts its own.
 
 # %% tags=["claim:N16"]
@@ -173,7 +173,7 @@ assert [s[-1] for s in shapes[:9]] == [112, 112, 112, 56, 56, 28, 14, 7, 1]
 assert [s[1] for s in shapes] == [64] * 5 + [128, 256, 512, 512, 512, 10]
 
 # %% [markdown]
-# From stage 1 to stage 4 the channels double each time the side halves. A 3 × 3 convolution then costs the same in every stage: a quarter of the positions, four times the weights at each. (The first of stages 2 to 4 costs only half: it has half the inputs.) The picture of 50,176 numbers leaves as 10, one for each class.
+# From stage 1 to stage 4 the channels double each time the side halves. A 3 × 3 convolution then costs the same in every stage: a quarter of the positions, four times the weights at each. (The first of stages 2 to 4 costs only half: it has half the inputs.) The image of 50,176 numbers leaves as 10, one for each class.
 
 # %% [markdown]
 # ## Count to eighteen
@@ -424,9 +424,9 @@ assert same == {"eval": True, "train": False}
 
 # %% [markdown]
 # ## Train it
-# Real pictures at last: 6,000 from Fashion-MNIST to train on, 2,000 to test with, at their native 28 × 28. You train `d2lres.resnet18`, which computed the same as your copy above. The run is small, two passes over the data, to suit two CPU cores.
+# Real images at last: 6,000 from Fashion-MNIST to train on, 2,000 to test with, at their native 28 × 28. You train `d2lres.resnet18`, which computed the same as your copy above. The run is small, two passes over the data, to suit two CPU cores.
 #
-# **Predict** the accuracy on the test pictures after 94 steps from random weights. Guessing gives 10 %.
+# **Predict** the accuracy on the test images after 94 steps from random weights. Guessing gives 10 %.
 
 # %% tags=["nbval-ignore-output", "reason: accuracy and time differ between machines"]
 from d2lres.data import fashion_mnist
@@ -438,24 +438,24 @@ model = d2lres.resnet18(num_classes=10, in_channels=1)
 history = fit(model, train, test, epochs=2, lr=0.05)
 for i in range(2):
     print(f"epoch {i + 1}: training loss {history.loss[i]:.2f}, accuracy "
-          f"{history.accuracy[i]:.1%}, on test pictures {history.test_accuracy[i]:.1%}")
+          f"{history.accuracy[i]:.1%}, on test images {history.test_accuracy[i]:.1%}")
 print(f"{sum(history.seconds):.0f} seconds")
 assert history.test_accuracy[-1] > 0.7  # holds for seeds 0-4
 
 # %% [markdown]
 # About four in five, after two passes over a tenth of the data set.
 #
-# | run | pictures | side | epochs | test accuracy |
+# | run | images | side | epochs | test accuracy |
 # |---|---|---|---|---|
 # | yours | 6,000 | 28 | 2 | printed above |
 # | *Dive into Deep Learning*, English | 60,000 | 96 | 10 | 86.5 % |
 # | the same, Chinese edition, slides | 60,000 | 96 | 10 | 89.3 % |
 #
-# This is not a race: those runs saw 50 times as many pictures, each about 12 times as large. Nor does yours say much about the paper, whose task had 1,000 classes and 1.28 million photographs. It says that this architecture learns.
+# This is not a race: those runs saw 50 times as many images, each about 12 times as large. Nor does yours say much about the paper, whose task had 1,000 classes and 1.28 million photographs. It says that this architecture learns.
 
 # %% [markdown]
 # ## Look at the answers
-# A percentage hides what a network does. Here are the first 18 test pictures; where the net is wrong, the truth stands in brackets.
+# A percentage hides what a network does. Here are the first 18 test images; where the net is wrong, the truth stands in brackets.
 #
 # **Predict**: how many of the 18 do you expect to be wrong, going by the accuracy above?
 
@@ -474,7 +474,7 @@ def titles(chosen):
 
 
 show(figures.images(test[:18], titles(range(18)), columns=6, correct=right[:18].tolist(),
-                    alt="Eighteen test pictures, each titled with the net's prediction. Wrong ones "
+                    alt="Eighteen test images, each titled with the net's prediction. Wrong ones "
                         "are crossed and vermillion and carry the true class in brackets."))
 assert right.float().mean() > 0.7  # holds for seeds 0-4
 
@@ -533,7 +533,7 @@ print("rows never looked at:", (~seen.any(1)).nonzero().flatten().tolist())
 print("columns never looked at:", (~seen.any(0)).nonzero().flatten().tolist())
 
 # %% [markdown]
-# At 224 only 109 and 55 are off. From stage 2 on the sizes agree again, by rounding. So the output has the right shape, nothing raises, and the last row and column of the picture are never seen. At 28 the difference reaches stage 2. Check the first shape, not the last.
+# At 224 only 109 and 55 are off. From stage 2 on the sizes agree again, by rounding. So the output has the right shape, nothing raises, and the last row and column of the image are never seen. At 28 the difference reaches stage 2. Check the first shape, not the last.
 
 # %% [markdown]
 # ### A pool that pools nothing
@@ -552,7 +552,7 @@ for side in (28, 32, 64, 224):
     print(f"{side:4} px: {outcome}")
 
 # %% [markdown]
-# Small pictures hide the mistake: their last map is 1 × 1 already, so there is nothing left to pool. A test on one size proves one size.
+# Small images hide the mistake: their last map is 1 × 1 already, so there is nothing left to pool. A test on one size proves one size.
 
 # %% [markdown]
 # ### A stage builder with three mistakes
@@ -607,7 +607,7 @@ print(f"{idle:,} of {count(model):,} weights are idle: {idle / count(model):.0%}
 assert idle == 512 * 256 * 5 + 3 * 512 * 512 * 8
 
 # %% [markdown]
-# Sixty-two per cent of the net you have just trained multiplied zeros all the time. It worked, but it was a net of 4.2 million parameters in the coat of 11.2 million. ResNet-18 is made for 224 × 224. For small pictures there is `cifar_resnet`, with a 3 × 3 stem that keeps the size.
+# Sixty-two per cent of the net you have just trained multiplied zeros all the time. It worked, but it was a net of 4.2 million parameters in the coat of 11.2 million. ResNet-18 is made for 224 × 224. For small images there is `cifar_resnet`, with a 3 × 3 stem that keeps the size.
 
 # %% [markdown]
 # ## Exercises

@@ -1,0 +1,72 @@
+"""Cells run out of order: below a NameError stands which cell to run first."""
+
+import ast
+import json
+import os
+
+
+def explain_missing_names() -> None:
+    """Follow every NameError of this notebook by a hint. Outside IPython it does nothing."""
+    try:
+        shell = get_ipython()  # type: ignore[name-defined]
+    except NameError:
+        return
+    shell.set_custom_exc((NameError,), _explain)
+
+
+def _explain(shell, kind, error, trace, tb_offset=None) -> None:
+    shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+    if kind is NameError and (said := hint(error.name, _cells(shell))):
+        print(said)
+
+
+def hint(name: str, cells: list[str] | None) -> str | None:
+    """What to run so that `name` exists. `cells`: the notebook's code, or None if it is unknown.
+
+    None if no cell assigns the name: it is misspelt, then.
+    """
+    if cells is None:
+        return (
+            f"If a cell above makes {name}, run it first: Run > Run All Above Selected Cell, "
+            "in Colab Runtime > Run before."
+        )
+    for source in cells:
+        if name in _made_by(source):
+            first = next(line for line in source.splitlines() if line.strip())
+            return (
+                f"{name} is made by the cell that begins with\n    {first}\n"
+                "Run that cell first, or choose Run > Run All Above Selected Cell."
+            )
+    return None
+
+
+def _made_by(source: str) -> set[str]:
+    """The names that a cell's own lines assign, define or import; not those inside functions."""
+    try:
+        found, todo = set(), list(ast.parse(source).body)
+    except SyntaxError:  # a magic command, or a cell in the middle of an edit
+        return set()
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add((node.asname or node.name).split(".")[0])
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+            continue
+        if not isinstance(node, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp,
+                                 ast.GeneratorExp)):  # fmt: skip
+            todo += ast.iter_child_nodes(node)
+    return found
+
+
+def _cells(shell) -> list[str] | None:
+    """The notebook's code as it was last saved, where JupyterLab or VS Code say which it is."""
+    path = os.environ.get("JPY_SESSION_NAME") or shell.user_ns.get("__vsc_ipynb_file__")
+    try:
+        with open(path, encoding="utf-8") as file:
+            cells = json.load(file)["cells"]
+    except (OSError, TypeError, ValueError, KeyError):
+        return None
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]

@@ -1,0 +1,89 @@
+"""The processes that train together: which images are mine, and what all of us must agree on.
+
+`fit` asks these questions; torch.distributed answers them. With one process every answer is trivial
+and nothing is sent, so the loop reads the same for one process and for many.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class Processes:
+    """The initialised process group, or this process alone.
+
+    rank: the number of this process, from 0.  count: how many there are.
+    share: this one's part of a batch, as a slice: every count-th image, so shares differ by at most
+        one image and together are the whole.
+    stop: whether Ctrl-C was pressed here, inside `ctrl_c`.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        grouped = dist.is_available() and dist.is_initialized()
+        self.rank, self.count = (dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)
+        self.share = slice(self.rank, None, self.count)
+        self.device, self.stop = device, False
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """`model`, starting everywhere as on rank 0, its gradients averaged during backward."""
+        if self.count == 1:
+            return model
+        return DistributedDataParallel(model)
+
+    def sum(self, *values: float) -> list[float]:
+        """Each value added up over all processes, the same everywhere to the last bit."""
+        if self.count == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def copy_buffers(self, model: nn.Module) -> None:
+        """Every process takes the buffers of rank 0, such as batch norm's running statistics."""
+        for buffer in model.buffers() if self.count > 1 else ():
+            dist.broadcast(buffer, 0)
+
+    def wait(self) -> None:
+        """Until all are here: a process that ends sooner cuts the connections of the others."""
+        if self.count > 1:
+            dist.barrier()
+
+    def first(self, action: Callable, *arguments: Any) -> Any:
+        """`action(*arguments)`, called on rank 0 only; all return its result or raise its error."""
+        if self.count == 1:
+            return action(*arguments)
+        outcome = [None, None]
+        if self.rank == 0:
+            try:
+                outcome[0] = action(*arguments)
+            except Exception as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome, 0)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    @contextmanager
+    def ctrl_c(self) -> Iterator[None]:
+        """Within it and among several processes, Ctrl-C sets `stop` and raises nothing: a process
+        that left alone would keep the others waiting. A second Ctrl-C ends the process at once."""
+        if self.count == 1 or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(*_) -> None:
+            self.stop = True
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+        before = signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,300 @@
+"""`python -m d2lres train`: its options, its files, and what torchrun makes of it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+
+from d2lres import train as command
+from d2lres.__main__ import main
+from d2lres.training import fit, load_checkpoint
+
+TINY = ["--model", "cifar_resnet", "--depth", "8", "--width", "2", "--size", "6"]
+
+
+def train(*options):
+    return main(["train", *TINY, *options])
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--model", "vgg"], "argument --model: invalid choice: 'vgg'"),
+        (["--data", "cifar"], "argument --data: invalid choice"),
+        (["--epochs", "0"], "argument --epochs: 0 is not a whole number from 1 on"),
+        (["--batch-size", "12.5"], "argument --batch-size: 12.5 is not a whole number from 1 on"),
+        (["--size", "-3"], "--size"),
+        (["--lr", "0"], "argument --lr: 0 is not a number above 0"),
+        (["--lr", "nan"], "argument --lr: nan is not a number above 0"),
+        (["--lr", "fast"], "argument --lr: fast is not a number above 0"),
+        (
+            ["--label-smoothing", "1.5"],
+            "argument --label-smoothing: 1.5 is not a number from 0 to 1",
+        ),
+        (["--seed", "x"], "argument --seed: x is not a whole number from 0 on"),
+        (["--depth", "9"], "argument --depth: 9 is not 6n + 2"),
+        (
+            ["--model", "resnet18", "--width", "4"],
+            "--depth and --width are for --model cifar_resnet",
+        ),
+        (["--root", "folder"], "--root is for --subset full"),
+        (["--threads", "0"], "argument --threads: 0 is not a whole number from 1 on"),
+        (["--device", "tpu"], "argument --device: invalid choice"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_in_one_sentence(capsys, options, message):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *options])
+    *usage, said = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and usage[0].startswith("usage: ")
+    assert said.startswith("python -m d2lres train: error: ") and message in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--device", "cuda"])
+    assert stop.value.code == 2 and "PyTorch finds no such device here" in capsys.readouterr().err
+
+
+def test_every_option_has_a_help_text(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out.split("options:")[1]
+    entries = re.findall(r"^  (--[\w-]+)(.*?)(?=^  -|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert {name for name, _ in entries} == {
+        "--model", "--depth", "--width", "--data", "--subset", "--root", "--size", "--epochs",
+        "--batch-size", "--lr", "--augment", "--label-smoothing", "--seed", "--device",
+        "--mixed-precision", "--threads", "--checkpoint", "--history",
+    }  # fmt: skip
+    for name, rest in entries:
+        assert len(re.sub(r"\{.*?\}|[A-Z_]{4,}", "", rest).split()) >= 2, name
+
+
+@pytest.mark.parametrize("name", command.MODELS)
+def test_every_model_is_built_for_ten_classes_of_grey_images(name):
+    parser = command.argparse.ArgumentParser()
+    command.add_options(parser)
+    with torch.device("meta"):
+        model = command.build(parser.parse_args(["--model", name]))
+        assert model.eval()(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_the_options_reach_fit(monkeypatch, tmp_path):
+    called = {}
+
+    def spy(model, train, test, **options):
+        called.update(options, images=len(train), test=len(test), size=train.size, model=model)
+        return fit(model, train[:64], test[:20], **(options | dict(checkpoint=None)))
+
+    monkeypatch.setattr("d2lres.training.fit", spy)
+    before = torch.get_num_threads()
+    try:
+        status = train(
+            "--epochs", "2", "--batch-size", "32", "--lr", "0.02", "--augment", "--seed", "3",
+            "--label-smoothing", "0.1", "--no-mixed-precision", "--threads", "1",
+            "--device", "cpu", "--checkpoint", str(tmp_path / "run.pt"),
+        )  # fmt: skip
+        assert status == 0 and torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    expected = dict(epochs=2, batch_size=32, lr=0.02, augment=True, seed=3, label_smoothing=0.1)
+    expected |= dict(mixed_precision=False, device=torch.device("cpu"), size=6, images=6000)
+    expected |= dict(test=2000, checkpoint=tmp_path / "run.pt")
+    assert {key: called[key] for key in expected} == expected
+    assert called["model"].conv1.out_channels == 2
+
+
+# History and checkpoint
+
+
+def test_the_history_has_one_line_an_epoch_and_each_is_shown(tmp_path, capsys):
+    file = tmp_path / "run.jsonl"
+    assert train("--epochs", "2", "--history", str(file)) == 0
+    out, err = capsys.readouterr()
+    header, *epochs = out.splitlines()
+    assert err == "" and re.fullmatch(
+        r"cifar_resnet: [\d,]+ parameters, 6,000 images, processes: 1, device: \w+", header
+    )
+    for number, (shown, epoch) in enumerate(zip(epochs, lines(file), strict=True), start=1):
+        assert list(epoch) == [
+            "epoch", "loss", "accuracy", "test_loss", "test_accuracy", "seconds"
+        ]  # fmt: skip
+        assert epoch["epoch"] == number
+        assert shown.startswith(f"epoch {number}/2  loss {epoch['loss']:.3f}  accuracy ")
+        assert shown.endswith(" images/s")
+    assert len(epochs) == 2
+
+
+def test_the_same_seed_gives_the_same_history(tmp_path):
+    runs = []
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        train("--epochs", "1", "--history", str(tmp_path / name), "--seed", seed)
+        runs.append([{**line, "seconds": 0} for line in lines(tmp_path / name)])
+    assert runs[0] == runs[1] != runs[2]
+
+
+def stop_in_epoch(monkeypatch, number, stop=KeyboardInterrupt):
+    """`train` is stopped in this epoch."""
+    from d2lres.data import Images
+
+    original, begun = Images.batches, 0
+
+    def batches(self, *args, **options):
+        nonlocal begun
+        begun += bool(options.get("shuffle"))
+        for batch in original(self, *args, **options):
+            if begun == number:
+                raise stop
+            yield batch
+
+    monkeypatch.setattr(Images, "batches", batches)
+
+
+def test_a_resumed_run_appends_to_its_history_without_duplicates(tmp_path, capsys, monkeypatch):
+    file, whole = tmp_path / "run.jsonl", tmp_path / "whole.jsonl"
+    options = ["--epochs", "3", "--checkpoint", str(tmp_path / "run.pt"), "--history", str(file)]
+    with monkeypatch.context() as patch:
+        stop_in_epoch(patch, 3)
+        assert train(*options) == 130
+    assert "run.pt keeps every finished epoch" in capsys.readouterr().err
+    first = file.read_text()
+    assert first.count("\n") == 2
+    file.write_text(first.splitlines(keepends=True)[0])  # a crash kept the second line out
+    assert train(*options) == 0
+    assert file.read_text().startswith(first)
+    train("--epochs", "3", "--history", str(whole))
+    timeless = [[{**line, "seconds": 0} for line in lines(path)] for path in (file, whole)]
+    assert timeless[0] == timeless[1]
+    capsys.readouterr()
+    assert train(*options) == 0  # nothing is left to do
+    assert len(lines(file)) == 3 and "epoch " not in capsys.readouterr().out
+
+
+def test_a_history_of_another_run_is_left_alone(tmp_path, capsys):
+    file = tmp_path / "run.jsonl"
+    file.write_text('{"epoch": 1}\n{"epoch": 2}\n')
+    assert train("--epochs", "1", "--history", str(file)) == 1
+    assert "run.jsonl holds 2 epochs and this run has done 0: choose" in capsys.readouterr().err
+    assert file.read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--checkpoint", "run.pt"], "run.pt is not a complete checkpoint"),
+        (["--subset", "full", "--root", "nowhere"], "root='nowhere' is not a folder"),
+        (["--history", "missing/run.jsonl"], "missing"),
+        (["--lr", "1e38"], "the loss became"),
+    ],
+)
+def test_what_goes_wrong_is_said_in_one_sentence(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.pt").write_bytes(b"junk")
+    assert train("--epochs", "1", *options) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("d2lres: ") and message in err and err.count("\n") == 1
+
+
+# Under torchrun
+
+
+def torchrun(*command, **options):
+    """Two processes on this machine, on a free port."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return subprocess.Popen(
+        [*line, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, **options,
+    )  # fmt: skip
+
+
+def finish(process):
+    try:
+        out, err = process.communicate(timeout=100)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def test_two_processes_run_the_same_command(tmp_path):
+    options = ["--epochs", "2", "--checkpoint", "run.pt", "--history", "run.jsonl"]
+    status, out, err = finish(torchrun("-m", "d2lres", "train", *TINY, *options, cwd=tmp_path))
+    assert status == 0 and "d2lres" not in err, err
+    header, *epochs = out.splitlines()  # of one process only
+    assert "processes: 2, device: " in header and len(epochs) == 2
+    assert [line["epoch"] for line in lines(tmp_path / "run.jsonl")] == [1, 2]
+    assert sorted(os.listdir(tmp_path)) == ["run.jsonl", "run.pt"]
+    assert len(load_checkpoint(tmp_path / "run.pt")["history"].loss) == 2
+
+
+KILLER = """
+    import os, signal, sys
+    from d2lres import train
+    from d2lres.__main__ import main
+
+    build, steps = train.build, 0
+
+    def spoilt(given):
+        def die(module, args):
+            global steps
+            steps += module.training
+            if steps == 70 and os.environ["RANK"] == "1":  # in the second epoch of 47 steps
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        model = build(given)
+        model.register_forward_pre_hook(die)
+        return model
+
+    train.build = spoilt
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_killed_worker_ends_the_job_with_an_error_and_one_process_can_go_on(tmp_path, capsys):
+    (tmp_path / "killer.py").write_text(textwrap.dedent(KILLER))
+    options = ["--epochs", "3"]
+    files = ["--checkpoint", str(tmp_path / "run.pt"), "--history", str(tmp_path / "run.jsonl")]
+    status, _, err = finish(torchrun("killer.py", "train", *TINY, *options, *files, cwd=tmp_path))
+    assert status not in (0, None)
+    assert "exitcode  : -9" in err and "rank      : 1" in err  # torchrun says who and how
+    assert "d2lres: process 0 of 2 cannot go on, perhaps because another one has ended" in err
+    assert "run.pt keeps every finished epoch, and the same command goes on from there." in err
+    assert sorted(os.listdir(tmp_path)) == ["killer.py", "run.jsonl", "run.pt"]
+    state = load_checkpoint(tmp_path / "run.pt")
+    assert len(state["history"].loss) == 1 and list(state["model"])[0] == "conv1.weight"
+    assert train(*options, *files) == 0
+    assert [line["epoch"] for line in lines(tmp_path / "run.jsonl")] == [1, 2, 3]
+    assert "epoch 2/3" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
+def test_ctrl_c_on_torchrun_ends_all_and_keeps_the_checkpoint(tmp_path):
+    options = ["--epochs", "500", "--checkpoint", "run.pt", "--history", "run.jsonl"]
+    process = torchrun("-m", "d2lres", "train", *TINY, *options, cwd=tmp_path)
+    patience = time.monotonic() + 90
+    while not (tmp_path / "run.jsonl").exists() and time.monotonic() < patience:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    status, _, err = finish(process)
+    assert status != 0 and "d2lres: stopped; run.pt keeps every finished epoch" in err, err
+    assert sorted(os.listdir(tmp_path)) == ["run.jsonl", "run.pt"]
+    done = len(load_checkpoint(tmp_path / "run.pt")["history"].loss)
+    assert len(lines(tmp_path / "run.jsonl")) == done < 500
