@@ -39,7 +39,7 @@ def ledger() -> Figure:
     for x, (verdict, (color, marker)) in zip((32, 140, 300), VERDICTS.items()):
         ax.plot(x, height - 56, marker, color=color, markersize=10)
         words = f"{verdict} …" if verdict == "holds when" else verdict
-        figures._text(ax, x + 16, height - 56, words, size=11, ha="left", color=color, weight="bold")
+        figures._text(ax, x + 16, height - 56, words, size=11, ha="left", weight="bold")
     y = height - 92
     for row, wrapped in zip(rows, lines):
         verdict = next(v for v in ("holds when", "holds", "false") if row["verdict"].startswith(v))

@@ -556,7 +556,7 @@ def stacked(
                 hatch=hatch, edgecolor="white", linewidth=1)  # fmt: skip
         start += lengths
     for y, end in enumerate(start):
-        ax.annotate(f"{end:.3g}", (end, y), (6, 0), textcoords="offset points", va="center",
+        ax.annotate(f"{end:.2g}", (end, y), (6, 0), textcoords="offset points", va="center",
                     fontsize=11, color=INK)  # fmt: skip
     ax.set_yticks(range(len(bars)), list(bars), fontsize=12)
     ax.invert_yaxis()

@@ -595,12 +595,14 @@ stage2(torch.rand(1, 256, 56, 56))
 # **Predict**: what share of the net's weights can never learn anything there?
 
 # %%
-stage4 = d2lres.resnet18().layer4.double()
-stage4(torch.rand(32, 256, 2, 2).double()).square().sum().backward()  # 2 × 2: stage 3's maps
+# Which places of a kernel are used does not depend on the channels: few will do.
+few = d2lres.ResNet(BasicBlock, [2, 2, 2, 2], width=4).layer4.double()
+few(torch.rand(32, 16, 2, 2).double()).square().sum().backward()  # 2 × 2: stage 3's maps
 idle = 0
-for name, conv in stage4.named_modules():
+for name, conv in model.layer4.named_modules():
     if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
-        used = conv.weight.grad.abs().sum((0, 1)) > 0  # 3 × 3: where any gradient arrives
+        weight = few.get_submodule(name).weight
+        used = weight.grad.abs().sum((0, 1)) > 0  # 3 × 3: where any gradient arrives
         idle += conv.in_channels * conv.out_channels * int((~used).sum())
         print(name, "uses", int(used.sum()), "of 9 places")
 print(f"{idle:,} of {count(model):,} weights are idle: {idle / count(model):.0%}")
