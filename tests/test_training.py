@@ -355,8 +355,7 @@ def test_a_real_sigint_ends_the_run_and_the_checkpoint_resumes_it(tmp_path):
     script = textwrap.dedent(f"""
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import signal, test_training as t, time
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none
+        import test_training as t, time
         model = t.resnet()
         model.register_forward_hook(lambda *args: time.sleep(0.2))
         print("started", flush=True)
