@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from jupyter_client.manager import KernelManager
+from test_faults import Kernel
 
 from d2lres.order import hint
 
@@ -46,30 +46,17 @@ def test_a_chapter_run_from_the_middle_names_the_first_missing_cell(tmp_path, op
             if cell["cell_type"] == "code"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment |= {"JPY_SESSION_NAME": str(chapter)} if opened_in == "JupyterLab" else {}
-    manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(cwd=str(tmp_path), env=environment)
-    client = manager.client()
-    client.start_channels()
-    said = []
-
-    def run(source):
-        def keep(message):
-            if message["msg_type"] == "stream":
-                said.append(message["content"]["text"])
-
-        return client.execute_interactive(source, timeout=120, output_hook=keep)["content"]
-
+    kernel = Kernel(tmp_path, environment)
     try:
-        client.wait_for_ready(timeout=120)
-        assert run(code[0])["status"] == "ok" and said == []
-        reply = run("print(train)")
+        reply, said = kernel.run(code[0])
+        assert reply["status"] == "ok" and said == ""
+        reply, said = kernel.run("print(train)")
         assert (reply["status"], reply["ename"]) == ("error", "NameError")
     finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+        kernel.close()
     if opened_in == "Colab":
-        assert "If a cell above makes train, run it first" in said[-1]
+        assert "If a cell above makes train, run it first" in said
     else:
         maker = next(source for source in code if "\ntrain" in source or source.startswith("train"))
-        assert "train is made by the cell that begins with" in said[-1]
-        assert maker.splitlines()[0] in said[-1]
+        assert "train is made by the cell that begins with" in said
+        assert maker.splitlines()[0] in said
