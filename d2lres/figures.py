@@ -398,8 +398,7 @@ def learning_curves(
         ax.yaxis.set_major_formatter(PercentFormatter(1))
     _label_ends(fig, ax, ends)
     fig.alt = alt or (
-        f"Line chart of the {METRICS[metric]} by epoch for {', '.join(runs)}. "
-        "Plain nets are dashed and vermillion, residual nets solid and blue."
+        f"Line chart of the {METRICS[metric]} by epoch for {', '.join(runs)}.{_drawn(runs)}"
     )
     return fig
 
@@ -438,8 +437,8 @@ def depth_summary(
     _label_ends(fig, ax, ends)
     fig.alt = alt or (
         f"Chart of the {ylabel} by depth, {', '.join(map(str, depths))} layers, "
-        "one dot per seed and a line through the medians. "
-        "Plain nets are dashed and vermillion, residual nets solid and blue."
+        "one dot per seed and a line through the medians."
+        f"{_drawn(kind for kind, _ in losses)}"
     )
     return fig
 
@@ -481,8 +480,7 @@ def lines(
         _log_scale(ax)
     _label_ends(fig, ax, ends)
     fig.alt = alt or (
-        f"Line chart of the {ylabel} by {xlabel} for {', '.join(curves)}. "
-        "Plain nets are dashed and vermillion, residual nets solid and blue."
+        f"Line chart of the {ylabel} by {xlabel} for {', '.join(curves)}.{_drawn(curves)}"
     )
     return fig
 
@@ -645,18 +643,26 @@ def _values(name, run, metric):
 
 
 def _styles(names):
-    """Colour and line of each run by its kind, tint by depth within the kind, marker by depth."""
+    """Colour and line by kind, marker by depth; within a kind a tint each, deeper or later darker."""
     depths = [int(n[0]) if (n := re.findall(r"\d+", name)) else 0 for name in names]
     kinds = [next((k for k in KINDS if k in name.lower()), name) for name in names]
     others = iter(OTHERS * len(kinds))
-    for kind, depth in zip(kinds, depths):
+    by_depth = sorted(range(len(kinds)), key=depths.__getitem__)
+    for i, (kind, depth) in enumerate(zip(kinds, depths)):
         colour, line = KINDS.get(kind) or next(others)
-        same = sorted({d for k, d in zip(kinds, depths) if k == kind})
-        strength = 1 - 0.5 * (len(same) - 1 - same.index(depth)) / max(1, len(same) - 1)
+        same = [j for j in by_depth if kinds[j] == kind]
+        strength = 1 - 0.5 * (len(same) - 1 - same.index(i)) / max(1, len(same) - 1)
         tint = 1 - strength * (1 - np.array(to_rgb(colour)))
         marker = MARKERS[sorted(set(depths)).index(depth) % len(MARKERS)]
         yield colour, dict(color=tuple(tint), linestyle=line, marker=marker, linewidth=2.4,
                            markersize=8, markeredgecolor="white")  # fmt: skip
+
+
+def _drawn(names) -> str:
+    """How the kinds among these names are drawn, for the alt text."""
+    names = " ".join(names).lower()
+    plain = " Plain nets are dashed and vermillion." if "plain" in names else ""
+    return plain + (" Residual nets are solid and blue." if "residual" in names else "")
 
 
 def _shade(colour):

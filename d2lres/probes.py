@@ -166,7 +166,8 @@ def where_time_goes(step: Callable[[], object]) -> dict[str, dict[str, float]]:
     they run; the kinds are those of KINDS and "other". Raises ValueError if no piece has a name.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its messages are of no use to a reader
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, acc_events=True) as profiler:  # else 2.11 warns
         step()
     events = sorted(profiler.events(), key=lambda event: event.time_range.start)
     tops = [e.name for e in events if e.cpu_parent is None and "::" not in e.name]

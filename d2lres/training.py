@@ -329,8 +329,9 @@ def _beside(path: Path) -> Iterator[Path]:
 def load_checkpoint(path: str | os.PathLike) -> dict:
     """Read a checkpoint of `fit`: its "model" entry is the state dict, "history" the History.
 
-    Only tensors and plain data are read (`weights_only=True`), so a file from a stranger cannot run
-    code. Raises CheckpointError for a missing, unfinished or unsafe file.
+    Only tensors and plain data are read (`weights_only=True`), so that a stranger's file runs no
+    code; before PyTorch 2.10 a crafted one still could (CVE-2026-24747). Raises CheckpointError for
+    a missing, unfinished or unsafe file.
     """
     path = Path(path)
     try:

@@ -100,9 +100,12 @@ def read_only(tmp_path):
         path.chmod(0o755)
 
 
-def code_cells(notebook: Path) -> list[str]:
-    cells = nbformat.read(notebook, nbformat.NO_CONVERT).cells
-    return [cell.source for cell in cells if cell.cell_type == "code"]
+def run_all(kernel, notebook: Path) -> None:
+    for cell in nbformat.read(notebook, nbformat.NO_CONVERT).cells:
+        if cell.cell_type == "code":
+            expected = "error" if "raises-exception" in cell.metadata.get("tags", []) else "ok"
+            reply, _ = kernel.run(cell.source)
+            assert reply["status"] == expected, (cell.source, reply)
 
 
 @posix_only
@@ -119,9 +122,7 @@ def test_a_read_only_clone_and_home_run_chapter_00_twice_and_name_what_they_cann
         reply, _ = kernel.run("open('new', 'w')")
         assert reply.get("ename") == "PermissionError", "the clone can be written: nothing is tested"
         for _ in range(2):
-            for source in code_cells(ROOT / "notebooks/00_start_here.ipynb"):
-                reply, text = kernel.run(source)
-                assert reply["status"] == "ok", (source, reply)
+            run_all(kernel, ROOT / "notebooks/00_start_here.ipynb")
         reply, _ = kernel.run(
             "from d2lres import data\ndata.SYSTEM_FOLDERS = ()\nfashion_mnist('full')"
         )
@@ -134,6 +135,47 @@ def test_a_read_only_clone_and_home_run_chapter_00_twice_and_name_what_they_cann
     finally:
         kernel.close()
     assert sorted(path for folder in read_only for path in folder.rglob("*")) == files
+
+
+def test_a_chapter_runs_twice_in_one_kernel_that_was_started_in_another_folder(tmp_path):
+    kernel = Kernel(tmp_path)
+    try:
+        for _ in range(2):
+            run_all(kernel, ROOT / "notebooks/02_residual_block.ipynb")
+    finally:
+        kernel.close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def gigabyte():
+    """What to put before a command so that it may use 1 GB of memory, the files it maps included,
+    and a function that tells the most it has used. Needs Linux and the rights of root."""
+    groups = Path("/sys/fs/cgroup")
+    v2 = (groups / "cgroup.controllers").exists()
+    group = (groups if v2 else groups / "memory") / f"d2lres-{os.getpid()}"
+    limit, peak = ("max", "peak") if v2 else ("limit_in_bytes", "max_usage_in_bytes")
+    try:
+        group.mkdir()
+        (group / f"memory.{limit}").write_text(str(2**30))
+    except OSError as error:
+        if group.exists():
+            group.rmdir()
+        pytest.skip(f"memory cannot be limited here: {error}")
+    join = f'echo $$ > {group}/cgroup.procs && exec "$0" "$@"'
+    yield ["sh", "-c", join], lambda: int((group / f"memory.{peak}").read_text())
+    group.rmdir()
+
+
+@pytest.mark.parametrize("chapter", ["01_degradation", "02_residual_block", "03_resnet18"])
+def test_chapters_01_to_03_run_in_a_gigabyte_of_memory(chapter, gigabyte, tmp_path):
+    prefix, peak = gigabyte
+    kernel = Kernel(tmp_path, prefix=prefix)
+    try:
+        run_all(kernel, ROOT / f"notebooks/{chapter}.ipynb")
+        assert 2**28 < peak() <= 2**30, "the kernel did not run within the limit"
+    finally:
+        kernel.close()
 
 
 FULL_DISK = """

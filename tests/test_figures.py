@@ -254,6 +254,11 @@ def test_depths_differ_by_marker_and_tint_and_agree_across_kinds():
     assert len({drawn[f"plain {depth}"].get_color() for depth in (8, 20, 56)}) == 3
 
 
+def test_two_lines_of_one_kind_and_depth_differ_by_tint():
+    drawn = figures.lines({"residual": [1.0, 2.0], "residual, zeros": [2.0, 1.0]}, "x", "y").axes[0]
+    assert len({line.get_color() for line in drawn.lines if line.get_linewidth() > 2}) == 2
+
+
 def test_seeds_are_thin_lines_around_a_thick_median():
     ax = figures.learning_curves(SEEDS, "accuracy").axes[0]
     thin = [line for line in ax.lines if line.get_linewidth() < 1]
@@ -319,6 +324,15 @@ def test_alt_text_names_no_prediction_and_no_measured_digit():
     assert "97" not in fig.alt
     assert "2.3" not in figures.learning_curves({"plain": history(1)}).alt
     assert figures.learning_curves({"plain": history(1)}, alt="mine").alt == "mine"
+
+
+@pytest.mark.parametrize("names, said", [
+    (["counted", "drawn"], (False, False)), (["plain-20", "Plain"], (True, False)),
+    (["residual, zeros"], (False, True)), (["plain", "residual"], (True, True)),
+])  # fmt: skip
+def test_alt_text_tells_how_nets_are_drawn_and_only_those_that_are(names, said):
+    alt = figures.lines({name: [1.0, 2.0] for name in names}, "step", "loss").alt
+    assert ("dashed and vermillion" in alt, "solid and blue" in alt) == said
 
 
 def test_the_layers_of_resnet18_are_numbered_1_to_18():

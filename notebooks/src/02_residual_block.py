@@ -11,7 +11,7 @@
 # - which parts of the block in the books are superfluous, and how torchvision leaves them out
 # - mistakes that PyTorch reports late, far away, or not at all
 #
-# **What you need**: `nn.Module`, convolutions, batch normalisation; Chapter 1 for the reason
+# **What you need**: `nn.Module`, convolutions, batch normalisation; chapter 1 for the reason
 # behind all this.
 #
 # **Minutes**: 90, half of them for the exercises. The cells run in under half a minute.
@@ -183,7 +183,7 @@ figures.show(figures.images(rows, titles, columns=3, alt=(
 #
 # Inside a ResNet there is no damage. Each block receives what an earlier ReLU let through, so its
 # input is never negative, and "do nothing" is within reach of every block whose shortcut is x. That
-# is why Chapter 1 could insert zeroed blocks and find the logits unchanged.
+# is why chapter 1 could insert zeroed blocks and find the logits unchanged.
 
 # %% [markdown]
 # ## Where are the two ReLUs?

@@ -1,6 +1,6 @@
 # %% [markdown]
 # # Chapter 3. ResNet-18
-# You assemble ResNet-18 from the block of Chapter 2, account for every one of its parameters, and pour torchvision's weights into your own copy until both give the same answers.
+# You assemble ResNet-18 from the block of chapter 2, account for every one of its parameters, and pour torchvision's weights into your own copy until both give the same answers.
 #
 # **What you will learn**
 # - to build the network from a stem, four stages and a head, and to predict every shape on the way
@@ -9,7 +9,7 @@
 # - to load another library's weights, and to notice when nothing was loaded
 # - to train the network on real images and to look at what it gets wrong
 #
-# **What you need**: Chapter 2, `nn.Module` and `nn.Sequential`. **Minutes**: 75, half of them for the exercises.
+# **What you need**: chapter 2, `nn.Module` and `nn.Sequential`. **Minutes**: 75, half of them for the exercises.
 
 # %% tags=["setup"]
 
@@ -266,7 +266,7 @@ print(f"share of stage 4: {count(stages[3]) / count(net):.0%}")
 
 # %% [markdown]
 # ## The bill
-# Two decisions separate the nets, and both were in Chapter 2. Your block's convolutions have biases; torchvision's have none. Torchvision's 1 × 1 shortcut has a BN behind it; yours has not.
+# Two decisions separate the nets, and both were in chapter 2. Your block's convolutions have biases; torchvision's have none. Torchvision's 1 × 1 shortcut has a BN behind it; yours has not.
 #
 # **Predict**: which of the two decisions costs more parameters?
 

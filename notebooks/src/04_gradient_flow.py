@@ -797,7 +797,7 @@ check.effective_depth(effective_depth)
 
 # %% [markdown]
 # ### Exercise 3 (medium, 10 minutes): a probe that leaves no trace
-# Write the number that tells explosion from vanishing: the gradient norm of the first parameter divided by that of the last convolution. Leave the model's gradients and batch statistics as they were.
+# Write the number that tells explosion from vanishing: the gradient norm of the first convolution divided by that of the last. Leave the model's gradients and batch statistics as they were.
 # <details><summary>Hint</summary>Work on <code>copy.deepcopy(model)</code>, or use <code>torch.autograd.grad</code> and restore the buffers. A convolution's weight has four dimensions.</details>
 
 # %%
