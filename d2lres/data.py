@@ -223,9 +223,10 @@ def _full(root) -> list[np.ndarray]:
         return _download()
     except DataError as error:
         names = ", ".join(f"{name}.gz" for name in SHA256)
-        raise DataError(f"The full Fashion-MNIST cannot be had: {'; '.join(tried)}; {error}; "
-                        "install the Debian or Ubuntu package dataset-fashion-mnist, or put "
-                        f"{names} into a folder and pass it as root=.") from error
+        raise DataError(f"The full Fashion-MNIST cannot be had: {'; '.join(tried)}; {error}. "
+                        "Install the Debian or Ubuntu package dataset-fashion-mnist, or put "
+                        f"{names} into a folder and pass it as root=, or use the sample that comes "
+                        "with the course, fashion_mnist().") from error
 
 
 def _read(folder: Path) -> list[np.ndarray] | None:

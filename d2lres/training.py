@@ -13,7 +13,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -154,8 +154,9 @@ def fit(
 
     net = together.wrap(model)
     generator = torch.Generator()
-    bar = _bar(range(len(history.loss), epochs), steps, progress if together.rank == 0 else False)
-    with together.ctrl_c(), bar as bar:
+    left = steps * (epochs - len(history.loss))
+    bar = progress_bar(total=left, show=progress if together.rank == 0 else False)
+    with together.ctrl_c(), bar:
         try:
             for epoch in range(len(history.loss), epochs):
                 start, total, correct = time.perf_counter(), 0.0, 0
@@ -230,6 +231,21 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def progress_bar(steps: Iterable | None = None, total: int | None = None, show: bool | None = None):
+    """`steps` to loop over, with a bar that counts them: a widget in notebooks, text in a terminal.
+
+    total: how many there are, if `steps` cannot say. show: the default is yes, unless the
+    environment has D2LRES_PROGRESS=0. Without `steps`, call the bar's `update()` after each.
+    """
+    from tqdm.auto import tqdm
+
+    if show is None:
+        show = os.environ.get("D2LRES_PROGRESS", "1") != "0"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        return tqdm(steps, total=total, unit="batch", disable=not show, leave=False)
+
+
 def _precision(mixed: bool | None, device: torch.device):
     """The context of the forward pass: bfloat16 where possible, or none."""
     if cuda := device.type == "cuda":
@@ -268,19 +284,6 @@ def _why_diverged(loss: float, epoch: int, optimizer: Optimizer) -> str:
         f"the loss became {loss} in epoch {epoch + 1} at learning rate {rate:.2g}, so training "
         "stopped: lower the learning rate, or give the network normalisation or shortcuts."
     )
-
-
-@contextmanager
-def _bar(epochs: range, steps: int, progress: bool | None):
-    from tqdm.auto import tqdm  # draws a widget in JupyterLab and Colab, text in a terminal
-
-    if progress is None:
-        progress = os.environ.get("D2LRES_PROGRESS", "1") != "0"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="IProgress not found")
-        bar = tqdm(total=len(epochs) * steps, unit="batch", disable=not progress, leave=False)
-    with bar:
-        yield bar
 
 
 def _open(path: Path) -> dict | None:

@@ -27,6 +27,7 @@ from d2lres.training import (
     evaluate,
     fit,
     load_checkpoint,
+    progress_bar,
 )
 
 
@@ -736,6 +737,13 @@ def test_a_bar_is_shown_when_progress_is_wanted(monkeypatch, capfd, environment,
     out, err = capfd.readouterr()
     assert out == "" and "/6" in err and "batch" in err
     assert err.rstrip(" ").endswith("\r")  # it clears its line at the end
+
+
+def test_a_bar_counts_whatever_is_looped_over(capfd):
+    assert list(progress_bar(iter("abc"), total=3, show=True)) == ["a", "b", "c"]
+    assert "/3" in capfd.readouterr().err
+    assert list(progress_bar("abc")) == ["a", "b", "c"]  # D2LRES_PROGRESS=0
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_bar_of_a_resumed_run_counts_what_is_left(tmp_path, capfd, monkeypatch):

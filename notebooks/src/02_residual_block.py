@@ -102,6 +102,7 @@ Block(3)(x).shape == Plain(3)(x).shape == x.shape
 
 # %%
 from d2lres.data import fashion_mnist
+from d2lres.training import progress_bar
 
 train, test = fashion_mnist()
 images = F.pixel_unshuffle(train[:256].images / 255, 2)  # (256, 4, 14, 14), none negative
@@ -112,7 +113,7 @@ def learn_to_copy(kind, seed=0, steps=60):
     block = kind(4)
     optimizer = torch.optim.SGD(block.parameters(), lr=0.1, momentum=0.9)
     losses = []
-    for _ in range(steps):
+    for _ in progress_bar(range(steps)):
         loss = F.mse_loss(block(images), images)
         optimizer.zero_grad()
         loss.backward()

@@ -228,6 +228,8 @@ assert bare[0.5, True] > 1e-3 and bare[1.0, True] > 10  # the shortcut keeps it,
 # **Predict**: what does the *first* gradient of our plain-56 do during ten steps of training: stay at hundreds, settle near 1, or vanish?
 
 # %%
+from d2lres.training import progress_bar
+
 SHOWN = (0, 1, 2, 5, 10)
 
 
@@ -237,7 +239,7 @@ def watch(depth, residual, steps=10):
     start = net.conv1.weight.detach().flatten().clone()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     batches = train.batches(64, shuffle=True, generator=torch.Generator().manual_seed(0))
-    for step, (x, y) in zip(range(steps + 1), batches):
+    for step, (x, y) in progress_bar(zip(range(steps + 1), batches), steps + 1):
         if step in SHOWN:
             norm = probes.gradient_norms(net, images, labels)["conv1"]
             w = net.conv1.weight.detach().flatten()
@@ -595,7 +597,7 @@ def steps(net, count):
     """Train for `count` batches of 64; the loss before each step."""
     optimizer, losses = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9), []
     batches = tiny.batches(64, shuffle=True, generator=torch.Generator().manual_seed(0))
-    for _, (x, y) in zip(range(count), batches):
+    for _, (x, y) in progress_bar(zip(range(count), batches), count):
         loss = F.cross_entropy(net(x), y)
         optimizer.zero_grad()
         loss.backward()

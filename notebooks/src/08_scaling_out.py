@@ -28,7 +28,7 @@ from torch import nn
 from d2lres import cifar_resnet, probes
 from d2lres.checks import scaling_out as check
 from d2lres.data import fashion_mnist
-from d2lres.training import evaluate, fit, load_checkpoint
+from d2lres.training import evaluate, fit, load_checkpoint, progress_bar
 
 train, test = fashion_mnist(size=14)  # 14x14 pixels: a quarter of the arithmetic
 
@@ -114,13 +114,13 @@ def train_with(processes, folder):
 # **Predict** the ratio of images per second. And do the two runs show the same losses? They get the same batches in the same order.
 
 # %% tags=["nbval-ignore-output", "reason: speed belongs to the machine and losses differ in the last digits"]
-with tempfile.TemporaryDirectory() as folder:
-    runs = {processes: train_with(processes, folder) for processes in (1, 2)}
-
-speed = {n: max(len(train) / epoch["seconds"] for epoch in run) for n, run in runs.items()}
+runs, speed = {}, {}
 print("processes   best images/s   loss by epoch")
-for n, run in runs.items():
-    print(f"{n:9} {speed[n]:15,.0f}  ", *(f"{epoch['loss']:.4f}" for epoch in run))
+with tempfile.TemporaryDirectory() as folder:
+    for n in progress_bar((1, 2)):
+        runs[n] = run = train_with(n, folder)
+        speed[n] = max(len(train) / epoch["seconds"] for epoch in run)
+        print(f"{n:9} {speed[n]:15,.0f}  ", *(f"{epoch['loss']:.4f}" for epoch in run))
 print(f"two processes reach {speed[2] / speed[1]:.2f} times the speed of one")
 assert all(run[1]["loss"] < run[0]["loss"] - 0.3 for run in runs.values())  # both learn
 assert runs[1][-1]["loss"] != runs[2][-1]["loss"]  # BN
@@ -152,6 +152,7 @@ torch.distributed.destroy_process_group()
 with tempfile.TemporaryDirectory() as folder:
     script, checkpoint = Path(folder, "mine.py"), Path(folder, "run.pt")
     script.write_text(SCRIPT)
+    print("two processes start and train, about ten seconds")
     torchrun(2, str(script), str(checkpoint))
     two = load_checkpoint(checkpoint)["model"]
 
