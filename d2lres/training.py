@@ -243,7 +243,7 @@ def progress_bar(steps: Iterable | None = None, total: int | None = None, show: 
         show = os.environ.get("D2LRES_PROGRESS", "1") != "0"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")
-        return tqdm(steps, total=total, unit="batch", disable=not show, leave=False)
+        return tqdm(iterable=steps, total=total, unit="batch", disable=not show, leave=False)
 
 
 def _precision(mixed: bool | None, device: torch.device):
