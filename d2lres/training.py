@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from shutil import disk_usage
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -231,11 +231,13 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def progress_bar(steps: Iterable | None = None, total: int | None = None, show: bool | None = None):
+def progress_bar(
+    steps: Iterable | None = None, total: int | None = None, show: bool | None = None
+) -> Any:
     """`steps` to loop over, with a bar that counts them: a widget in notebooks, text in a terminal.
 
     total: how many there are, if `steps` cannot say. show: the default is yes, unless the
-    environment has D2LRES_PROGRESS=0. Without `steps`, call the bar's `update()` after each.
+    environment has D2LRES_PROGRESS=0. Returns tqdm's bar: without `steps`, call its `update()`.
     """
     from tqdm.auto import tqdm
 
