@@ -1,10 +1,8 @@
-import os
 import signal
 
 import pytest
 import torch
 
-os.environ["D2LRES_PROGRESS"] = "0"
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a job in the background starts deaf
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

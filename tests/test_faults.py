@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import nbformat
@@ -55,8 +56,7 @@ class Kernel:
 def test_the_stop_button_ends_training_with_the_history_and_the_kernel_goes_on(tmp_path):
     """With the progress bar on, as readers have it."""
     environment = {k: v for k, v in ENVIRONMENT.items() if k != "D2LRES_PROGRESS"}
-    kernel = Kernel(tmp_path, environment | {"OMP_NUM_THREADS": "1"})
-    try:
+    with closing(Kernel(tmp_path, environment | {"OMP_NUM_THREADS": "1"})) as kernel:
         kernel.run(
             "import time, torch\n"
             "from d2lres.data import Images\n"
@@ -81,8 +81,6 @@ def test_the_stop_button_ends_training_with_the_history_and_the_kernel_goes_on(t
         again = "slow.remove(); seen.remove()\nprint(fit(model, train, epochs=1).interrupted)"
         reply, text = kernel.run(again)
         assert reply["status"] == "ok" and text.endswith("False\n"), (reply, text)
-    finally:
-        kernel.close()
 
 
 @pytest.fixture
@@ -117,8 +115,7 @@ def test_a_read_only_clone_and_home_run_chapter_00_twice_and_name_what_they_cann
     files = sorted(path for folder in read_only for path in folder.rglob("*"))
     # Jupyter itself needs a place for its own files; the course must not.
     environment |= {"JUPYTER_RUNTIME_DIR": str(home.parent), "IPYTHONDIR": str(home.parent)}
-    kernel = Kernel(clone / "notebooks", environment, AS_OTHERS)
-    try:
+    with closing(Kernel(clone / "notebooks", environment, AS_OTHERS)) as kernel:
         reply, _ = kernel.run("open('new', 'w')")
         assert reply.get("ename") == "PermissionError", "the clone can be written: nothing is tested"
         for _ in range(2):
@@ -132,18 +129,13 @@ def test_a_read_only_clone_and_home_run_chapter_00_twice_and_name_what_they_cann
         assert reply["ename"] == "CheckpointError", reply
         assert "could not write the checkpoint run.pt" in reply["evalue"]
         assert "choose a folder that you may write to and that has room" in reply["evalue"]
-    finally:
-        kernel.close()
     assert sorted(path for folder in read_only for path in folder.rglob("*")) == files
 
 
 def test_a_chapter_runs_twice_in_one_kernel_that_was_started_in_another_folder(tmp_path):
-    kernel = Kernel(tmp_path)
-    try:
+    with closing(Kernel(tmp_path)) as kernel:
         for _ in range(2):
             run_all(kernel, ROOT / "notebooks/02_residual_block.ipynb")
-    finally:
-        kernel.close()
     assert not list(tmp_path.iterdir())
 
 
@@ -170,12 +162,9 @@ def gigabyte():
 @pytest.mark.parametrize("chapter", ["01_degradation", "02_residual_block", "03_resnet18"])
 def test_chapters_01_to_03_run_in_a_gigabyte_of_memory(chapter, gigabyte, tmp_path):
     prefix, peak = gigabyte
-    kernel = Kernel(tmp_path, prefix=prefix)
-    try:
+    with closing(Kernel(tmp_path, prefix=prefix)) as kernel:
         run_all(kernel, ROOT / f"notebooks/{chapter}.ipynb")
         assert 2**28 < peak() <= 2**30, "the kernel did not run within the limit"
-    finally:
-        kernel.close()
 
 
 FULL_DISK = """

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -46,14 +47,11 @@ def test_a_chapter_run_from_the_middle_names_the_first_missing_cell(tmp_path, op
             if cell["cell_type"] == "code"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment |= {"JPY_SESSION_NAME": str(chapter)} if opened_in == "JupyterLab" else {}
-    kernel = Kernel(tmp_path, environment)
-    try:
+    with closing(Kernel(tmp_path, environment)) as kernel:
         reply, said = kernel.run(code[0])
         assert reply["status"] == "ok" and said == ""
         reply, said = kernel.run("print(train)")
         assert (reply["status"], reply["ename"]) == ("error", "NameError")
-    finally:
-        kernel.close()
     if opened_in == "Colab":
         assert "If a cell above makes train, run it first" in said
     else:
