@@ -391,7 +391,7 @@ def processes(repetitions: int = 3) -> dict:
     cores = os.cpu_count() or 1
     one = [sys.executable, "-m"]
     two = [*one, "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
-    train = "d2lres train --model cifar_resnet --batch-size 256 --epochs 2 --device cpu".split()
+    train = ["d2lres", "train", "--model", "cifar_resnet", "--batch-size", "256", "--epochs", "2", "--device", "cpu"]
     speed: dict[str, list[float]] = {"two": [], "one": []}
     for _ in range(repetitions):
         for name, start, threads in (("one", one, cores), ("two", two, max(1, cores // 2))):

@@ -1,6 +1,6 @@
 """Draws the README's two pictures from the recorded experiment and the ledger of claims.
 
-    python assets/make_pictures.py
+python assets/make_pictures.py
 """
 
 import textwrap
@@ -35,7 +35,9 @@ def ledger() -> Figure:
     lines = [textwrap.wrap(row["claim"], 96) for row in rows]
     height = 92 + sum(20 * len(wrapped) + 8 for wrapped in lines)
     fig, ax = figures._canvas(880, height)
-    figures._text(ax, 24, height - 24, "What the course measured", size=14, ha="left", weight="bold")
+    figures._text(
+        ax, 24, height - 24, "What the course measured", size=14, ha="left", weight="bold"
+    )
     for x, (verdict, (color, marker)) in zip((32, 140, 300), VERDICTS.items()):
         ax.plot(x, height - 56, marker, color=color, markersize=10)
         words = f"{verdict} …" if verdict == "holds when" else verdict

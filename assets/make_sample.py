@@ -20,8 +20,12 @@ def make(root: str | None = None) -> dict[str, np.ndarray]:
     arrays = {}
     for (name, count), data in zip(PER_CLASS.items(), fashion_mnist("full", root=root)):
         labels = data.labels.numpy()
-        chosen = np.concatenate([random.permutation(np.flatnonzero(labels == k))[:count]
-                                 for k in range(len(data.classes))])
+        chosen = np.concatenate(
+            [
+                random.permutation(np.flatnonzero(labels == k))[:count]
+                for k in range(len(data.classes))
+            ]
+        )
         chosen = random.permutation(chosen)
         arrays[f"{name}_images"] = data.images[:, 0].numpy()[chosen]
         arrays[f"{name}_labels"] = labels[chosen].astype(np.uint8)

@@ -16,7 +16,9 @@ def main(arguments: list[str] | None = None) -> int:
     lab.add_argument("options", nargs="*", help="passed on to JupyterLab, after --")
     add_options(commands.add_parser("train", help="train a network, in one process or in many"))
     experiment = commands.add_parser("experiment", help="run and record a long experiment")
-    experiment.add_argument("name", help="degradation, gradients, lesion, thousand-layers or recipe")
+    experiment.add_argument(
+        "name", help="degradation, gradients, lesion, thousand-layers or recipe"
+    )
     experiment.add_argument("--quick", action="store_true", help="the chapter's short live version")
     experiment.add_argument("--output", type=Path, help="default: results/NAME.json")
     experiment.add_argument(

@@ -22,8 +22,18 @@ from torch import Tensor
 
 from d2lres._assets import asset
 
-CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-           "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 MEAN, STD = 0.2860, 0.3530  # of all pixels of the 60,000 training images, on the scale 0..1
 SHIFT = 2  # augmentation moves an image by at most this many pixels
 
@@ -58,15 +68,25 @@ class Images:
     def __post_init__(self):
         x, y = self.images, self.labels
         if not (isinstance(x, Tensor) and x.dtype == torch.uint8 and x.ndim == 4 and x.numel()):
-            raise ValueError("images must be a uint8 tensor of shape (N, C, H, W), not empty, "
-                             f"but these are {_describe(x)}.")
-        if not (isinstance(y, Tensor) and y.dtype == torch.int64 and y.shape == x.shape[:1]
-                and y.device == x.device):
-            raise ValueError(f"labels must be an int64 tensor of shape ({len(x)},) on {x.device}, "
-                             f"one for each image, but these are {_describe(y)}.")
+            raise ValueError(
+                "images must be a uint8 tensor of shape (N, C, H, W), not empty, "
+                f"but these are {_describe(x)}."
+            )
+        if not (
+            isinstance(y, Tensor)
+            and y.dtype == torch.int64
+            and y.shape == x.shape[:1]
+            and y.device == x.device
+        ):
+            raise ValueError(
+                f"labels must be an int64 tensor of shape ({len(x)},) on {x.device}, "
+                f"one for each image, but these are {_describe(y)}."
+            )
         if y.min() < 0 or y.max() >= len(self.classes):
-            raise ValueError(f"labels must be 0 to {len(self.classes) - 1}, one for each name in "
-                             f"classes, but they run from {y.min()} to {y.max()}.")
+            raise ValueError(
+                f"labels must be 0 to {len(self.classes) - 1}, one for each name in "
+                f"classes, but they run from {y.min()} to {y.max()}."
+            )
         _check_size(self.size)
 
     def __len__(self) -> int:
@@ -77,8 +97,10 @@ class Images:
         if not isinstance(index, slice):
             index = torch.as_tensor(index, device=self.images.device)
             if index.ndim != 1:
-                raise TypeError("Select images with a slice or a 1-D tensor, as in train[3:4]; "
-                                "train.batches(128) iterates over them.")
+                raise TypeError(
+                    "Select images with a slice or a 1-D tensor, as in train[3:4]; "
+                    "train.batches(128) iterates over them."
+                )
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def to(self, device: torch.device | str) -> "Images":
@@ -89,10 +111,16 @@ class Images:
         """The whole set as one batch, in order: x float32 (N, C, H, W) and y int64 (N,)."""
         return self._normalise(self.images), self.labels
 
-    def batches(self, batch_size: int, *, shuffle: bool = False,
-                generator: torch.Generator | None = None, augment: bool = False,
-                device: torch.device | str | None = None,
-                part: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        generator: torch.Generator | None = None,
+        augment: bool = False,
+        device: torch.device | str | None = None,
+        part: slice = slice(None),
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass over the set, each image once: x float32 (B, C, H, W), y int64 (B,).
 
         x is `(pixel / 255 - MEAN) / STD`, resized to `size`. The last batch may be smaller.
@@ -129,8 +157,9 @@ class Images:
         return (x - MEAN) / STD
 
 
-def fashion_mnist(subset: str = "sample", size: int | None = None,
-                  root: str | Path | None = None) -> tuple[Images, Images]:
+def fashion_mnist(
+    subset: str = "sample", size: int | None = None, root: str | Path | None = None
+) -> tuple[Images, Images]:
     """Training and test set of Fashion-MNIST (Xiao et al. 2017), in memory.
 
     subset: "sample" comes with the course (6,000 and 2,000 images, the same number of each
@@ -150,8 +179,10 @@ def fashion_mnist(subset: str = "sample", size: int | None = None,
         raise ValueError("root= is for the full set: add subset='full', or leave root out.")
     arrays = _sample() if subset == "sample" else _full(root)
     images, labels, test_images, test_labels = (torch.tensor(a) for a in arrays)
-    return (Images(images[:, None], labels.long(), size=size),
-            Images(test_images[:, None], test_labels.long(), size=size))
+    return (
+        Images(images[:, None], labels.long(), size=size),
+        Images(test_images[:, None], test_labels.long(), size=size),
+    )
 
 
 def local_copies() -> dict[Path, str]:
@@ -185,13 +216,17 @@ def _augment(images: Tensor, generator: torch.Generator | None) -> Tensor:
 def _sample() -> list[np.ndarray]:
     try:
         with np.load(asset("fashion_mnist_sample.npz"), allow_pickle=False) as file:
-            return [file[name] for name in
-                    ("train_images", "train_labels", "test_images", "test_labels")]
+            return [
+                file[name]
+                for name in ("train_images", "train_labels", "test_images", "test_labels")
+            ]
     except FileNotFoundError as error:
         raise DataError(str(error)) from error
     except Exception as error:  # zipfile and numpy raise half a dozen kinds for a damaged file
-        raise DataError("The bundled sample fashion_mnist_sample.npz cannot be read "
-                        f"({_reason(error)}): install d2lres again.") from error
+        raise DataError(
+            "The bundled sample fashion_mnist_sample.npz cannot be read "
+            f"({_reason(error)}): install d2lres again."
+        ) from error
 
 
 def _cache() -> Path:
@@ -206,8 +241,10 @@ def _full(root) -> list[np.ndarray]:
         folder = Path(os.path.expanduser(root))
         given = [folder, folder / "FashionMNIST" / "raw"]
         if not os.path.isdir(folder):
-            raise DataError(f"root={str(root)!r} is not a folder: pass the folder that holds "
-                            "the four Fashion-MNIST files.")
+            raise DataError(
+                f"root={str(root)!r} is not a folder: pass the folder that holds "
+                "the four Fashion-MNIST files."
+            )
     tried = []
     for folder in (*given, _cache(), *SYSTEM_FOLDERS):
         try:
@@ -223,16 +260,20 @@ def _full(root) -> list[np.ndarray]:
         return _download()
     except DataError as error:
         names = ", ".join(f"{name}.gz" for name in SHA256)
-        raise DataError(f"The full Fashion-MNIST cannot be had: {'; '.join(tried)}; {error}. "
-                        "Install the Debian or Ubuntu package dataset-fashion-mnist, or put "
-                        f"{names} into a folder and pass it as root=, or use the sample that comes "
-                        "with the course, fashion_mnist().") from error
+        raise DataError(
+            f"The full Fashion-MNIST cannot be had: {'; '.join(tried)}; {error}. "
+            "Install the Debian or Ubuntu package dataset-fashion-mnist, or put "
+            f"{names} into a folder and pass it as root=, or use the sample that comes "
+            "with the course, fashion_mnist()."
+        ) from error
 
 
 def _read(folder: Path) -> list[np.ndarray] | None:
     """The four arrays in `folder`, verified; None if it has none of the files."""
-    paths = {name: next((p for p in (folder / name, folder / f"{name}.gz") if os.path.exists(p)),
-                        None) for name in SHA256}
+    paths = {
+        name: next((p for p in (folder / name, folder / f"{name}.gz") if os.path.exists(p)), None)
+        for name in SHA256
+    }
     if not any(paths.values()):
         return None
     arrays, problems = [], [f"{name} is missing" for name, path in paths.items() if not path]
@@ -261,11 +302,14 @@ def _download() -> list[np.ndarray]:
     cache = _cache()
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix="download-", dir=cache,
-                                              ignore_cleanup_errors=True)
+        scratch = tempfile.TemporaryDirectory(
+            prefix="download-", dir=cache, ignore_cleanup_errors=True
+        )
     except OSError as error:
-        raise DataError(f"a download has nowhere to go, as the cache {cache} is not writable "
-                        f"({_reason(error)}; D2LRES_CACHE names another folder)") from error
+        raise DataError(
+            f"a download has nowhere to go, as the cache {cache} is not writable "
+            f"({_reason(error)}; D2LRES_CACHE names another folder)"
+        ) from error
     with scratch:
         raw = Path(scratch.name, "FashionMNIST", "raw")
         try:
@@ -277,8 +321,9 @@ def _download() -> list[np.ndarray]:
             for name in SHA256:  # each file appears whole or not at all, whoever else is writing
                 os.replace(raw / name, cache / name)
         except OSError as error:
-            warnings.warn(f"The download could not be kept in {cache} ({_reason(error)}).",
-                          stacklevel=4)
+            warnings.warn(
+                f"The download could not be kept in {cache} ({_reason(error)}).", stacklevel=4
+            )
     return arrays
 
 

@@ -115,7 +115,10 @@ def _data() -> list[Finding]:
         )
     except (DataError, FileNotFoundError) as error:
         sample = Finding("Sample", False, str(error), "install the course again")
-    copies = {str(folder).replace(str(Path.home()), "~"): state for folder, state in local_copies().items()}
+    copies = {
+        str(folder).replace(str(Path.home()), "~"): state
+        for folder, state in local_copies().items()
+    }
     complete = [folder for folder, state in copies.items() if state == "complete"]
     full = Finding(
         "Full set",

@@ -238,9 +238,7 @@ RUN = {
 }
 
 
-def runs(
-    settings: dict, progress: bool | None = None, name: str = "degradation"
-) -> Iterator[dict]:
+def runs(settings: dict, progress: bool | None = None, name: str = "degradation") -> Iterator[dict]:
     """Every run of experiment `name`, one after the other, in this process."""
     for task in _tasks(settings):
         yield RUN[name](settings, *task, progress)

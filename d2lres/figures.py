@@ -29,9 +29,15 @@ from matplotlib.ticker import (
 )
 
 OKABE_ITO = {
-    "black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73",
-    "yellow": "#F0E442", "blue": "#0072B2", "vermillion": "#D55E00", "purple": "#CC79A7",
-}  # fmt: skip
+    "black": "#000000",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "green": "#009E73",
+    "yellow": "#F0E442",
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "purple": "#CC79A7",
+}
 LAYERS, SHORTCUT = OKABE_ITO["orange"], OKABE_ITO["blue"]
 DASHED = (0, (3, 1.4))
 KINDS = {  # colour, line style
@@ -222,12 +228,22 @@ def function_classes() -> Figure:
     fig, ax = _canvas(840, 476)
     turn = np.radians(np.arange(361))
     panels = {  # left edge, kind, and per class: centre x, y, half axes, slant, name's angle
-        "Not nested: larger can be farther": (0, "plain", [
-            (292, 322, 36, 27, 20, 275), (326, 216, 64, 42, 110, 210), (200, 318, 80, 44, 10, 75),
-            (132, 236, 114, 76, 60, 190)]),
-        "Nested: larger is never farther": (425, "residual", [
-            (150 + 15 * k, 222 + 15 * k, 36 + 36 * k, 28 + 22 * k, 30, 110) for k in range(4)]),
-    }  # fmt: skip
+        "Not nested: larger can be farther": (
+            0,
+            "plain",
+            [
+                (292, 322, 36, 27, 20, 275),
+                (326, 216, 64, 42, 110, 210),
+                (200, 318, 80, 44, 10, 75),
+                (132, 236, 114, 76, 60, 190),
+            ],
+        ),
+        "Nested: larger is never farther": (
+            425,
+            "residual",
+            [(150 + 15 * k, 222 + 15 * k, 36 + 36 * k, 28 + 22 * k, 30, 110) for k in range(4)],
+        ),
+    }
     for title, (left, kind, classes) in panels.items():
         colour, _ = KINDS[kind]
         goal = np.array([left + 366, 398])
@@ -286,8 +302,14 @@ def paths(blocks: int = 3) -> Figure:
                 _box(ax, left + step * (i + 0.5), y, 76, 28, f"g{i + 1}", LAYERS)
         term = " ".join(f"J{i + 1}" for i in reversed(range(blocks)) if way[i])
         _text(ax, 668, y, term or "I", style="italic")
-    _text(ax, 380, 18, f"Each block may be taken or passed by: {len(ways)} paths in all.",
-          size=11, color=GREY)
+    _text(
+        ax,
+        380,
+        18,
+        f"Each block may be taken or passed by: {len(ways)} paths in all.",
+        size=11,
+        color=GREY,
+    )
     fig.alt = (
         f"The {len(ways)} paths through {blocks} residual blocks, one to a row, from the one that "
         "passes all blocks by to the one that takes them all, each with the product of Jacobians "
@@ -356,10 +378,14 @@ def _plus(ax, x, y, radius):
 # Measurements -------------------------------------------------------------------------------------
 
 METRICS = {
-    "loss": "training loss", "accuracy": "training accuracy", "error": "training error",
-    "test_loss": "test loss", "test_accuracy": "test accuracy", "test_error": "test error",
+    "loss": "training loss",
+    "accuracy": "training accuracy",
+    "error": "training error",
+    "test_loss": "test loss",
+    "test_accuracy": "test accuracy",
+    "test_error": "test error",
     "seconds": "seconds per epoch",
-}  # fmt: skip
+}
 MARKERS = "os^DvP"
 
 
@@ -550,12 +576,28 @@ def stacked(
     start = np.zeros(len(bars))
     for part, fill, hatch in zip(parts, fills, ("", "//", "..", "xx", "--")):
         lengths = np.array([bar.get(part, 0.0) for bar in bars.values()])
-        ax.barh(range(len(bars)), lengths, left=start, color=fill, label=part, height=0.62,
-                hatch=hatch, edgecolor="white", linewidth=1)  # fmt: skip
+        ax.barh(
+            range(len(bars)),
+            lengths,
+            left=start,
+            color=fill,
+            label=part,
+            height=0.62,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=1,
+        )
         start += lengths
     for y, end in enumerate(start):
-        ax.annotate(f"{end:.2g}", (end, y), (6, 0), textcoords="offset points", va="center",
-                    fontsize=11, color=INK)  # fmt: skip
+        ax.annotate(
+            f"{end:.2g}",
+            (end, y),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=11,
+            color=INK,
+        )
     ax.set_yticks(range(len(bars)), list(bars), fontsize=12)
     ax.invert_yaxis()
     ax.margins(x=0.1)
@@ -577,7 +619,9 @@ def confusion(
     """
     counts = np.asarray(counts)
     if counts.shape != (len(classes), len(classes)):
-        raise ValueError(f"{len(classes)} classes need as many rows and columns, not {counts.shape}.")
+        raise ValueError(
+            f"{len(classes)} classes need as many rows and columns, not {counts.shape}."
+        )
     fig = Figure(figsize=(940 / CSS, 470 / CSS), dpi=CSS, facecolor="white", layout="constrained")
     ax = fig.add_subplot()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -585,8 +629,16 @@ def confusion(
     ax.imshow(1 - 0.6 * share[..., None] * (1 - blue), aspect="auto")  # the numbers stay readable
     for (true, predicted), count in np.ndenumerate(counts):
         if count:
-            ax.text(predicted, true, f"{count}", ha="center", va="center", fontsize=11, color=INK,
-                    weight="bold" if true == predicted else "normal")  # fmt: skip
+            ax.text(
+                predicted,
+                true,
+                f"{count}",
+                ha="center",
+                va="center",
+                fontsize=11,
+                color=INK,
+                weight="bold" if true == predicted else "normal",
+            )
     for set_ticks in (ax.set_xticks, ax.set_yticks):
         set_ticks(range(len(classes)), list(classes), fontsize=10, color=INK)
     ax.set_xlabel("predicted", fontsize=12, color=INK)
@@ -654,8 +706,17 @@ def _styles(names):
         strength = 1 - 0.5 * (len(same) - 1 - same.index(i)) / max(1, len(same) - 1)
         tint = 1 - strength * (1 - np.array(to_rgb(colour)))
         marker = MARKERS[sorted(set(depths)).index(depth) % len(MARKERS)]
-        yield colour, dict(color=tuple(tint), linestyle=line, marker=marker, linewidth=2.4,
-                           markersize=8, markeredgecolor="white")  # fmt: skip
+        yield (
+            colour,
+            dict(
+                color=tuple(tint),
+                linestyle=line,
+                marker=marker,
+                linewidth=2.4,
+                markersize=8,
+                markeredgecolor="white",
+            ),
+        )
 
 
 def _drawn(names) -> str:
@@ -685,5 +746,14 @@ def _label_ends(fig, ax, ends):
     for (x, y, name, colour), height in zip(ends, heights):
         place = (1.04, ax.transAxes.inverted().transform((0, height))[1])
         line = dict(arrowstyle="-", color=GREY, linewidth=0.7, shrinkA=1, shrinkB=5)
-        ax.annotate(name, (x, y), place, textcoords="axes fraction", va="center", fontsize=12,
-                    color=_shade(colour), weight="bold", arrowprops=line)  # fmt: skip
+        ax.annotate(
+            name,
+            (x, y),
+            place,
+            textcoords="axes fraction",
+            va="center",
+            fontsize=12,
+            color=_shade(colour),
+            weight="bold",
+            arrowprops=line,
+        )

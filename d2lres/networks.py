@@ -124,7 +124,9 @@ def resnet18(
     zero_init_residual: bool = False,
 ) -> ResNet:
     """ResNet-18: 11,689,512 parameters with the defaults. (N, 3, H, W) -> (N, 1000)."""
-    return _imagenet(BasicBlock, [2, 2, 2, 2], num_classes, in_channels, residual, zero_init_residual)
+    return _imagenet(
+        BasicBlock, [2, 2, 2, 2], num_classes, in_channels, residual, zero_init_residual
+    )
 
 
 def resnet34(
@@ -134,7 +136,9 @@ def resnet34(
     zero_init_residual: bool = False,
 ) -> ResNet:
     """ResNet-34: 21,797,672 parameters with the defaults. (N, 3, H, W) -> (N, 1000)."""
-    return _imagenet(BasicBlock, [3, 4, 6, 3], num_classes, in_channels, residual, zero_init_residual)
+    return _imagenet(
+        BasicBlock, [3, 4, 6, 3], num_classes, in_channels, residual, zero_init_residual
+    )
 
 
 def resnet50(
@@ -144,7 +148,9 @@ def resnet50(
     zero_init_residual: bool = False,
 ) -> ResNet:
     """ResNet-50: 25,557,032 parameters with the defaults. (N, 3, H, W) -> (N, 1000)."""
-    return _imagenet(Bottleneck, [3, 4, 6, 3], num_classes, in_channels, residual, zero_init_residual)
+    return _imagenet(
+        Bottleneck, [3, 4, 6, 3], num_classes, in_channels, residual, zero_init_residual
+    )
 
 
 def resnet101(

@@ -55,8 +55,9 @@ def _made_by(source: str) -> set[str]:
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             found.add(node.name)
             continue
-        if not isinstance(node, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp,
-                                 ast.GeneratorExp)):  # fmt: skip
+        if not isinstance(
+            node, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+        ):
             todo += ast.iter_child_nodes(node)
     return found
 

@@ -39,11 +39,15 @@ def notes_resnet18(num_classes: int = 10, in_channels: int = 1) -> nn.Sequential
     """
     stages = [(64, 64), (64, 128), (128, 256), (256, 512)]
     return nn.Sequential(
-        nn.Conv2d(in_channels, 64, 7, stride=2, padding=3), nn.BatchNorm2d(64), nn.ReLU(),
+        nn.Conv2d(in_channels, 64, 7, stride=2, padding=3),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
         nn.MaxPool2d(3, stride=2, padding=1),
         *(nn.Sequential(*resnet_block(a, b, 2, first_block=a == b)) for a, b in stages),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, num_classes),
-    )  # fmt: skip
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(512, num_classes),
+    )
 
 
 def torchvision_resnet(depth: int, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:

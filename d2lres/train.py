@@ -28,25 +28,47 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("--depth", "layers of cifar_resnet: 8, 14, 20, 26, ...  (default: 20)", type=cifar_depth)
     option("--width", "channels of cifar_resnet's first stage (default: 16)", type=positive)
     option("--data", "which images", choices=["fashion_mnist"], default="fashion_mnist")
-    option("--subset", "6,000 images that come along, or all 60,000", choices=["sample", "full"],
-           default="sample")  # fmt: skip
+    option(
+        "--subset",
+        "6,000 images that come along, or all 60,000",
+        choices=["sample", "full"],
+        default="sample",
+    )
     option("--root", "folder searched first for the full set", type=Path)
     option("--size", "side of the images in pixels (default: as they are)", type=positive)
     option("--epochs", "passes over the training images", type=positive, default=5)
     option("--batch-size", "images in a batch, all processes together", type=positive, default=128)
     option("--lr", "highest learning rate of SGD's one cycle", type=rate, default=0.1)
     option("--augment", "flip and shift the images at random", action="store_true")
-    option("--label-smoothing", "share of each label spread over all classes, 0 to 1",
-           type=fraction, default=0.0)  # fmt: skip
+    option(
+        "--label-smoothing",
+        "share of each label spread over all classes, 0 to 1",
+        type=fraction,
+        default=0.0,
+    )
     option("--seed", "decides initial weights and order of images", type=whole, default=0)
-    option("--device", "where to train (default: a GPU if there is one)",
-           choices=["cpu", "cuda", "mps"])  # fmt: skip
-    option("--mixed-precision", "compute in bfloat16, or not (default: on GPUs that have it)",
-           action=argparse.BooleanOptionalAction)  # fmt: skip
-    option("--threads", "CPU threads of each process (default: OMP_NUM_THREADS, which torchrun "
-           "sets to 1, else as many as cores)", type=positive)  # fmt: skip
-    option("--checkpoint", "file written after every epoch; if it exists, the run goes on from "
-           "there, also with another number of processes", type=Path)  # fmt: skip
+    option(
+        "--device",
+        "where to train (default: a GPU if there is one)",
+        choices=["cpu", "cuda", "mps"],
+    )
+    option(
+        "--mixed-precision",
+        "compute in bfloat16, or not (default: on GPUs that have it)",
+        action=argparse.BooleanOptionalAction,
+    )
+    option(
+        "--threads",
+        "CPU threads of each process (default: OMP_NUM_THREADS, which torchrun "
+        "sets to 1, else as many as cores)",
+        type=positive,
+    )
+    option(
+        "--checkpoint",
+        "file written after every epoch; if it exists, the run goes on from "
+        "there, also with another number of processes",
+        type=Path,
+    )
     option("--history", "file that gets a line of JSON after every epoch", type=Path)
     parser.set_defaults(refuse=parser.error)
 
@@ -136,15 +158,27 @@ def train(given: argparse.Namespace) -> int:
         model = build(given)
         if first:
             weights = sum(parameter.numel() for parameter in model.parameters())
-            print(f"{given.model}: {weights:,} parameters, {len(train_set):,} images, "
-                  f"processes: {together.count}, device: {device.type}", flush=True)  # fmt: skip
+            print(
+                f"{given.model}: {weights:,} parameters, {len(train_set):,} images, "
+                f"processes: {together.count}, device: {device.type}",
+                flush=True,
+            )
         history = fit(
-            model, train_set, test_set, epochs=given.epochs, lr=given.lr, seed=given.seed,
-            batch_size=given.batch_size, augment=given.augment,
-            label_smoothing=given.label_smoothing, device=device,
-            mixed_precision=given.mixed_precision, checkpoint=given.checkpoint,
-            progress=None if sys.stderr.isatty() else False, after_epoch=after_epoch,
-        )  # fmt: skip
+            model,
+            train_set,
+            test_set,
+            epochs=given.epochs,
+            lr=given.lr,
+            seed=given.seed,
+            batch_size=given.batch_size,
+            augment=given.augment,
+            label_smoothing=given.label_smoothing,
+            device=device,
+            mixed_precision=given.mixed_precision,
+            checkpoint=given.checkpoint,
+            progress=None if sys.stderr.isatty() else False,
+            after_epoch=after_epoch,
+        )
     except (CheckpointError, DataError, TrainingDiverged):
         if first:  # all processes raise these alike, and one sentence is enough
             raise

@@ -116,12 +116,14 @@ def fit(
             "train and test must be d2lres.data.Images, as fashion_mnist() returns them; "
             "wrap your own tensors in Images(images, labels)."
         )
-    if epochs < 1 or not 1 <= batch_size or len(train) < 2:
+    if epochs < 1 or not batch_size >= 1 or len(train) < 2:
         raise ValueError("epochs and batch_size must be at least 1, and train needs two images.")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must lie between 0 and 1, not {label_smoothing}.")
     if optimizer is not None and lr is not None:
-        raise ValueError("lr belongs to the default optimizer: set it in yours, or drop optimizer=.")
+        raise ValueError(
+            "lr belongs to the default optimizer: set it in yours, or drop optimizer=."
+        )
     if scheduler is not None and optimizer is None:
         raise ValueError("a scheduler needs the optimizer it drives: pass optimizer= as well.")
 
@@ -165,9 +167,12 @@ def fit(
                     torch.manual_seed(seed * 1_000_003 + epoch + together.rank * 10**12)
                 model.train()
                 for x, y in train.batches(
-                    batch_size, shuffle=True, generator=generator, augment=augment,
+                    batch_size,
+                    shuffle=True,
+                    generator=generator,
+                    augment=augment,
                     part=together.share,
-                ):  # fmt: skip
+                ):
                     with precision:
                         logits = net(x)
                     loss = F.cross_entropy(logits.float(), y, label_smoothing=label_smoothing)
@@ -255,7 +260,9 @@ def _precision(mixed: bool | None, device: torch.device):
     else:
         possible = device.type == "cpu"  # on MPS it has not been tried
     if mixed and not possible:
-        raise ValueError(f"bfloat16 cannot be had on {device.type} here: leave mixed_precision out.")
+        raise ValueError(
+            f"bfloat16 cannot be had on {device.type} here: leave mixed_precision out."
+        )
     mixed = cuda and possible if mixed is None else mixed
     return torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext()
 

@@ -1,10 +1,10 @@
 """Builds the notebooks: `src/NN_name.py` becomes the reader's notebook and its solution.
 
-    python notebooks/build.py                  every chapter, executed
-    python notebooks/build.py 1 02_res         these chapters, by number or by the start of the name
-    python notebooks/build.py --text           takes over prose alone, where the code is unchanged
-    python notebooks/build.py --check          fail when a notebook is not what its source gives
-    python notebooks/build.py --check --run    execute again, too, and compare the outputs
+python notebooks/build.py                  every chapter, executed
+python notebooks/build.py 1 02_res         these chapters, by number or by the start of the name
+python notebooks/build.py --text           takes over prose alone, where the code is unchanged
+python notebooks/build.py --check          fail when a notebook is not what its source gives
+python notebooks/build.py --check --run    execute again, too, and compare the outputs
 """
 
 import argparse
@@ -97,8 +97,10 @@ def title(source: Path) -> str:
 def links(source: Path, folder: str) -> tuple[str, str]:
     """The line under the title (absolute, for Colab) and the last cell (relative, for Jupyter)."""
     chapters, name = sorted(source.parent.glob("*.py")), source.name
-    near = {"Previous": [c for c in chapters if c.name < name][-1:],
-            "Next": [c for c in chapters if c.name > name][:1]}  # fmt: skip
+    near = {
+        "Previous": [c for c in chapters if c.name < name][-1:],
+        "Next": [c for c in chapters if c.name > name][:1],
+    }
     near = [(word, chapter) for word, found in near.items() for chapter in found]
 
     def colab(chapter: Path) -> str:
@@ -146,9 +148,13 @@ def execute(notebook: NotebookNode, folder: Path, name: str) -> str:
     environment["PYTHONPATH"] = os.pathsep.join(paths)  # this checkout's d2lres, no other
     environment.pop("MPLBACKEND", None)
     client = NotebookClient(
-        notebook, timeout=CELL_TIMEOUT, kernel_name="python3", record_timing=False,
-        coalesce_streams=True, resources={"metadata": {"path": str(folder)}},
-    )  # fmt: skip
+        notebook,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(folder)}},
+    )
     start = time.perf_counter()
     client.reset_execution_trackers()
     with client.setup_kernel(env=environment):
@@ -218,8 +224,9 @@ def build(source: Path, out: Path = HERE, text: bool = False) -> list[str]:
     for name, path in targets(source, out).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         notebook = make(source, solution=name.startswith("solutions/"))
-        took.append(keep_outputs(notebook, path, name) if text
-                    else execute(notebook, path.parent, name))  # fmt: skip
+        took.append(
+            keep_outputs(notebook, path, name) if text else execute(notebook, path.parent, name)
+        )
         built[path] = nbformat.writes(notebook, indent=1) + "\n"
     for path, text in built.items():
         scratch = path.with_suffix(".tmp")
@@ -255,10 +262,14 @@ def compared(cell: NotebookNode) -> list[tuple]:
         return []
     pictures = {"image/png", "image/jpeg"}
     return [
-        (out.output_type, out.get("name"), out.get("text"),
-         {kind: data for kind, data in out.get("data", {}).items() if kind not in pictures})
+        (
+            out.output_type,
+            out.get("name"),
+            out.get("text"),
+            {kind: data for kind, data in out.get("data", {}).items() if kind not in pictures},
+        )
         for out in cell.get("outputs", [])
-    ]  # fmt: skip
+    ]
 
 
 def orphans(sources: Path, out: Path = HERE) -> list[str]:

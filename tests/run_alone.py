@@ -20,7 +20,9 @@ def run(notebook) -> str:
             if cell.cell_type != "code":
                 continue
             messages = []
-            reply = client.execute_interactive(cell.source, timeout=600, output_hook=messages.append)
+            reply = client.execute_interactive(
+                cell.source, timeout=600, output_hook=messages.append
+            )
             cell.outputs = [
                 nbformat.v4.output_from_msg(m) for m in messages if m["msg_type"] in OUTPUTS
             ]

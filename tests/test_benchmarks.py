@@ -16,7 +16,7 @@ from d2lres.data import Images, fashion_mnist
 from d2lres.experiments import recorded
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = "imports resnet18 feeding ninety five_minutes depth processes".split()
+NAMES = ["imports", "resnet18", "feeding", "ninety", "five_minutes", "depth", "processes"]
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,9 @@ def test_the_readme_shows_the_record(bench):
 
 
 def test_the_issues_targets_are_the_ones_that_are_checked():
-    targets = [line["target"] for row in recorded("benchmarks")["rows"].values()
-               for line in row["checks"]]  # fmt: skip
+    targets = [
+        line["target"] for row in recorded("benchmarks")["rows"].values() for line in row["checks"]
+    ]
     goals = [goal for target in targets for goal in target.values()]
     assert goals == [1.1, 0.5, 1.3, 1.3, 0.65, 5, 15, 60, 0.9, 0.93, 300, 0.15, 0.15, 0.9]
 
@@ -143,8 +144,12 @@ def test_the_memory_of_a_step_is_the_peak_of_the_process(bench):
         "assert seconds > 0 and grown >= 0; "
         "assert benchmark.peak_memory() - before > 0.9 * 4 * len(kept)"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT / "assets", check=True,
-                   env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT / "assets",
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
 
 
 def fake_rows(monkeypatch, bench, **values):
@@ -180,8 +185,11 @@ def test_a_row_that_does_not_exist_is_refused(bench, capsys):
 
 
 def test_feeding_counts_every_image_of_both_sides(bench, few, monkeypatch):
-    monkeypatch.setattr(bench, "fashion_mnist", lambda subset, size: (
-        Images(few.images, few.labels, size=size), few[:8]))  # fmt: skip
+    monkeypatch.setattr(
+        bench,
+        "fashion_mnist",
+        lambda subset, size: (Images(few.images, few.labels, size=size), few[:8]),
+    )
     row = bench.feeding(repetitions=2, batch=16)
     assert [len(row["images_per_second"][name]) for name in ("d2lres", "torchvision")] == [2, 2]
     assert row["checks"][0]["repetitions"] == 2

@@ -37,19 +37,24 @@ def a_block(block, inplanes=8, planes=None, stride=1, residual=True):
 
 def assemble(block, resnet_block):
     """The ResNet-18 of note 001, from whatever block builder it is given."""
-    b1 = nn.Sequential(nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3),
-                       nn.BatchNorm2d(64), nn.ReLU(),
-                       nn.MaxPool2d(kernel_size=3, stride=2, padding=1))
+    b1 = nn.Sequential(
+        nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
+    )
     b2 = nn.Sequential(*resnet_block(64, 64, 2, first_block=True))
     b3 = nn.Sequential(*resnet_block(64, 128, 2))
     b4 = nn.Sequential(*resnet_block(128, 256, 2))
     b5 = nn.Sequential(*resnet_block(256, 512, 2))
     assert all(isinstance(module, block) for b in (b2, b3, b4, b5) for module in b)
-    return nn.Sequential(b1, b2, b3, b4, b5, nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(),
-                         nn.Linear(512, 10))
+    return nn.Sequential(
+        b1, b2, b3, b4, b5, nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(512, 10)
+    )
 
 
 # The notes' block.
+
 
 def test_residual_accepts_the_notes_calls_and_gives_their_shapes():
     x = torch.rand(4, 3, 6, 6)
@@ -68,8 +73,17 @@ def test_strides_round_height_and_width_up(height, width):
 def test_residual_has_biases_and_no_bn_on_its_shortcut():
     block = Residual(3, 6, use_1x1conv=True, strides=2)
     assert list(dict(block.named_parameters())) == [
-        "conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias", "conv3.weight", "conv3.bias",
-        "bn1.weight", "bn1.bias", "bn2.weight", "bn2.bias"]
+        "conv1.weight",
+        "conv1.bias",
+        "conv2.weight",
+        "conv2.bias",
+        "conv3.weight",
+        "conv3.bias",
+        "bn1.weight",
+        "bn1.bias",
+        "bn2.weight",
+        "bn2.bias",
+    ]
     assert Residual(3, 3).conv3 is None
 
 
@@ -94,9 +108,12 @@ def test_residual_draws_the_initial_weights_of_the_d2l_packages(d2l):
 @pytest.mark.parametrize("training", [True, False])
 def test_the_resnet18_of_note_001_equals_one_from_the_d2l_package(d2l, training):
     def their_block(input_channels, num_channels, num_residuals, first_block=False):
-        return [d2l.Residual(input_channels, num_channels, use_1x1conv=True, strides=2)
-                if i == 0 and not first_block else d2l.Residual(num_channels, num_channels)
-                for i in range(num_residuals)]
+        return [
+            d2l.Residual(input_channels, num_channels, use_1x1conv=True, strides=2)
+            if i == 0 and not first_block
+            else d2l.Residual(num_channels, num_channels)
+            for i in range(num_residuals)
+        ]
 
     theirs = perturb(assemble(d2l.Residual, their_block))
     ours = assemble(Residual, resnet_block)
@@ -124,11 +141,15 @@ def test_the_first_stage_cannot_change_its_channels():
 
 # What does not fit raises ValueError with the remedy.
 
-@pytest.mark.parametrize("block, channels", [
-    (Residual(3, 6), 3),  # other channels
-    (Residual(3, 3, strides=2), 3),  # other size
-    (Residual(1, 4), 1),  # one channel, which + would broadcast
-])
+
+@pytest.mark.parametrize(
+    "block, channels",
+    [
+        (Residual(3, 6), 3),  # other channels
+        (Residual(3, 3, strides=2), 3),  # other size
+        (Residual(1, 4), 1),  # one channel, which + would broadcast
+    ],
+)
 def test_residual_says_that_the_1x1_convolution_is_missing(block, channels):
     with pytest.raises(ValueError, match=r"cannot add the branch, \(2, .*use_1x1conv=True"):
         block(torch.rand(2, channels, 8, 8))
@@ -141,8 +162,11 @@ def test_the_other_blocks_say_that_a_downsample_is_missing(block):
             wrong(torch.rand(2, 1 if wrong.conv1.in_channels == 1 else 8, 8, 8))
 
 
-@pytest.mark.parametrize("block", [Residual(3, 3), *(a_block(b, 8) for b in BLOCKS)],
-                         ids=lambda block: type(block).__name__)
+@pytest.mark.parametrize(
+    "block",
+    [Residual(3, 3), *(a_block(b, 8) for b in BLOCKS)],
+    ids=lambda block: type(block).__name__,
+)
 def test_blocks_refuse_what_is_no_batch_of_their_feature_maps(block):
     channels = block.conv1.in_channels
     with pytest.raises(ValueError, match=r"got 3 dimensions.*x\.unsqueeze\(0\)"):
@@ -161,6 +185,7 @@ def test_add_never_broadcasts():
 
 
 # BasicBlock, Bottleneck, PreActBlock.
+
 
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("stride", [1, 2])
@@ -251,8 +276,11 @@ def test_without_residual_the_shortcut_plays_no_part(block, planes):
         assert not torch.allclose(twin(x), branch)
 
 
-@pytest.mark.parametrize("block", [Residual(8, 8), *(a_block(b, 8) for b in BLOCKS)],
-                         ids=lambda block: type(block).__name__)
+@pytest.mark.parametrize(
+    "block",
+    [Residual(8, 8), *(a_block(b, 8) for b in BLOCKS)],
+    ids=lambda block: type(block).__name__,
+)
 def test_the_block_does_not_write_to_its_input_and_lets_autograd_through(block):
     x = torch.randn(2, 8, 5, 5, requires_grad=True)
     before = x.detach().clone()
@@ -262,6 +290,7 @@ def test_the_block_does_not_write_to_its_input_and_lets_autograd_through(block):
 
 
 # Option A.
+
 
 def test_the_pad_shortcut_strides_and_fills_new_channels_with_zeros():
     x = torch.randn(2, 4, 5, 6)

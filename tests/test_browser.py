@@ -24,9 +24,11 @@ MINUTE = 60_000  # milliseconds, as Playwright counts
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(sys.platform != "linux", reason="CI has its browser on Linux"),
-    pytest.mark.skipif(not (CI or os.environ.get("D2LRES_BROWSER")),
-                       reason="runs two chapters in a browser, for minutes: D2LRES_BROWSER=1"),
-]  # fmt: skip
+    pytest.mark.skipif(
+        not (CI or os.environ.get("D2LRES_BROWSER")),
+        reason="runs two chapters in a browser, for minutes: D2LRES_BROWSER=1",
+    ),
+]
 
 # Watches for progress bars: they come and go between two looks of a test.
 WATCH = """() => {
@@ -58,10 +60,13 @@ def lab(tmp_path_factory):
     tracker.write_text('{"windowingMode": "none"}')
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("D2LRES_", "DISPLAY"))}
     environment |= {
-        "PYTHONPATH": str(clone), "JUPYTERLAB_SETTINGS_DIR": str(settings),
-        "JUPYTER_CONFIG_DIR": str(base / "config"), "JUPYTER_RUNTIME_DIR": str(base / "runtime"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(base / "workspaces"), "IPYTHONDIR": str(base / "ipython"),
-    }  # fmt: skip
+        "PYTHONPATH": str(clone),
+        "JUPYTERLAB_SETTINGS_DIR": str(settings),
+        "JUPYTER_CONFIG_DIR": str(base / "config"),
+        "JUPYTER_RUNTIME_DIR": str(base / "runtime"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(base / "workspaces"),
+        "IPYTHONDIR": str(base / "ipython"),
+    }
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

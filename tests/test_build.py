@@ -30,8 +30,7 @@ def double(x):
 check.double(double)
 '''
 
-FIRST = (
-    '''# %% [markdown]
+FIRST = """# %% [markdown]
 # # A tiny chapter
 # It promises little.
 
@@ -69,9 +68,7 @@ torch.ones(2) + torch.ones(3)
 
 # %% [markdown]
 # ## Exercises
-'''
-    + "".join(EXERCISE.format(n=n) for n in (1, 2, 3))
-)
+""" + "".join(EXERCISE.format(n=n) for n in (1, 2, 3))
 SECOND = "# %% [markdown]\n# # A second chapter\n\n# %%\n1 + 1\n"
 
 
@@ -238,8 +235,10 @@ def test_both_notebooks_satisfy_every_rule(built):
         text = (built / name).read_text(encoding="utf-8")
         assert text.endswith("}\n") and not text.endswith("\n\n")
         assert violations(nbformat.reads(text, nbformat.NO_CONVERT)) == []
-    said = {name: (built / name).read_text(encoding="utf-8")
-            for name in ("01_tiny.ipynb", "solutions/01_tiny.ipynb")}  # fmt: skip
+    said = {
+        name: (built / name).read_text(encoding="utf-8")
+        for name in ("01_tiny.ipynb", "solutions/01_tiny.ipynb")
+    }
     assert said["01_tiny.ipynb"].count("Not attempted yet: double") == 3
     assert said["solutions/01_tiny.ipynb"].count("Correct: twice three is six.") == 3
 
@@ -293,6 +292,7 @@ def test_chapters_are_chosen_by_number_or_name(course):
 
 # --text
 
+
 def test_new_prose_keeps_the_outputs_and_executes_nothing(built, course, capsys, monkeypatch):
     copied(built, course)
     before = code_cells(course / "01_tiny.ipynb")
@@ -305,12 +305,20 @@ def test_new_prose_keeps_the_outputs_and_executes_nothing(built, course, capsys,
     assert main(course, "--check", "1") == 0
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda source: source.write_text(f"{FIRST}\n# %%\n1 + 1\n", encoding="utf-8"),
-     "01_tiny.ipynb: the code has changed, too"),
-    (lambda source: source.with_name("03_new.py").write_text(SECOND, encoding="utf-8"),
-     "03_new.ipynb: not built yet"),
-], ids=["code changed", "not built"])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda source: source.write_text(f"{FIRST}\n# %%\n1 + 1\n", encoding="utf-8"),
+            "01_tiny.ipynb: the code has changed, too",
+        ),
+        (
+            lambda source: source.with_name("03_new.py").write_text(SECOND, encoding="utf-8"),
+            "03_new.ipynb: not built yet",
+        ),
+    ],
+    ids=["code changed", "not built"],
+)
 def test_text_alone_is_refused_where_outputs_would_be_stale(built, course, capsys, change, message):
     copied(built, course)
     change(course / "src" / "01_tiny.py")

@@ -89,9 +89,20 @@ def stub_with_a_value(x):
 
 @pytest.mark.parametrize(
     "answer",
-    [stub, stub_after_given_lines, stub_that_passes, stub_that_raises, stub_with_a_value,
-     lambda x: None, lambda x: ..., None, ..., [...], {"a": ...}],
-)  # fmt: skip
+    [
+        stub,
+        stub_after_given_lines,
+        stub_that_passes,
+        stub_that_raises,
+        stub_with_a_value,
+        lambda x: None,
+        lambda x: ...,
+        None,
+        ...,
+        [...],
+        {"a": ...},
+    ],
+)
 def test_a_stub_is_not_attempted_yet(capsys, answer):
     assert verdict(capsys, doubles_it, answer) == "Not attempted yet: doubles it"
 
@@ -107,8 +118,7 @@ class ForwardIsStub(nn.Module):
         super().__init__()
         self.linear = nn.Linear(3, 3)
 
-    def forward(self, x):
-        ...  # your code here
+    def forward(self, x): ...  # your code here
 
 
 class ForwardReturnsNone(ForwardIsStub):

@@ -31,7 +31,9 @@ pytestmark = [
 
 
 def run(*command, **options):
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, **options
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -71,10 +73,14 @@ def colab(tmp_path_factory, wheels):
     kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "TMPDIR")}
     environment = kept | dict.fromkeys(["http_proxy", "https_proxy", "all_proxy"], nowhere)
     environment |= {
-        "HOME": str(folder), "PATH": f"{python.parent}{os.pathsep}{kept['PATH']}",
-        "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels),
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1", "GIT_CONFIG_NOSYSTEM": "1",
-    }  # fmt: skip
+        "HOME": str(folder),
+        "PATH": f"{python.parent}{os.pathsep}{kept['PATH']}",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(wheels),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "GIT_CONFIG_NOSYSTEM": "1",
+    }
     yield python, environment
     shutil.rmtree(folder / "venv")  # 5 GB
 
@@ -139,9 +145,12 @@ def test_a_run_without_the_wheels_says_what_to_do(colab, tmp_path):
     setup = nbformat.read(CHAPTERS[0], 4).cells[1]
     assert setup.metadata["tags"] == ["setup"]
     done = subprocess.run(
-        [python, "-c", setup.source], cwd=tmp_path, capture_output=True, text=True,
+        [python, "-c", setup.source],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
         env=environment | {"PIP_FIND_LINKS": str(tmp_path)},
-    )  # fmt: skip
+    )
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("RuntimeError: d2lres could not be installed: go online and run"), last
     assert done.stderr.count("Traceback") == 1

@@ -36,6 +36,7 @@ LABELS = "train-labels-idx1-ubyte"
 @pytest.fixture(autouse=True)
 def alone(tmp_path, monkeypatch):
     """No cache, no system folder and no network, unless a test provides one."""
+
     def no_network(folder):
         raise ConnectionError("no network here")
 
@@ -58,8 +59,9 @@ def files(monkeypatch):
         shape = (6 if name.startswith("train") else 4,) + (28, 28) * ("images" in name)
         header = struct.pack(f">BBBB{len(shape)}i", 0, 0, 8, len(shape), *shape)
         contents[name] = header + random.randint(0, 10, shape).astype(np.uint8).tobytes()
-    monkeypatch.setattr(data, "SHA256", {n: hashlib.sha256(c).hexdigest()
-                                         for n, c in contents.items()})
+    monkeypatch.setattr(
+        data, "SHA256", {n: hashlib.sha256(c).hexdigest() for n, c in contents.items()}
+    )
     return contents
 
 
@@ -76,11 +78,14 @@ def cached(tmp_path):
 
 def pictures(n=16, c=1, h=28, w=28):
     random = torch.Generator().manual_seed(1)
-    return Images(torch.randint(0, 256, (n, c, h, w), generator=random, dtype=torch.uint8),
-                  torch.arange(n) % 10)
+    return Images(
+        torch.randint(0, 256, (n, c, h, w), generator=random, dtype=torch.uint8),
+        torch.arange(n) % 10,
+    )
 
 
 # The sample
+
 
 def test_sample_is_balanced():
     for images, count in zip(fashion_mnist(), (600, 200)):
@@ -126,7 +131,7 @@ def test_sample_that_is_missing_or_damaged_is_named(tmp_path, monkeypatch):
     path = tmp_path / "fashion_mnist_sample.npz"
     monkeypatch.setattr(data, "asset", lambda name: path)
     middle = len(good) // 2
-    for bad in (good[:middle], b"<html>", good[:middle] + b"?" * 9 + good[middle + 9:]):
+    for bad in (good[:middle], b"<html>", good[:middle] + b"?" * 9 + good[middle + 9 :]):
         path.write_bytes(bad)
         with pytest.raises(DataError, match="fashion_mnist_sample.npz.*install d2lres again"):
             fashion_mnist()
@@ -141,6 +146,7 @@ def test_sample_that_is_missing_or_damaged_is_named(tmp_path, monkeypatch):
 
 
 # Batches
+
 
 def test_a_pass_shows_every_picture_once():
     images = pictures(23)
@@ -181,8 +187,10 @@ def test_one_seed_gives_the_same_batches_and_leaves_the_global_one_alone():
 
     def run(seed):
         generator = torch.Generator().manual_seed(seed)
-        return [torch.cat(parts) for parts in zip(
-            *images.batches(8, shuffle=True, augment=True, generator=generator))]
+        return [
+            torch.cat(parts)
+            for parts in zip(*images.batches(8, shuffle=True, augment=True, generator=generator))
+        ]
 
     before = torch.get_rng_state()
     first, again, other = run(3), run(3), run(4)
@@ -200,7 +208,7 @@ def test_augmentation_flips_and_shifts_by_two_pixels_at_most_and_keeps_labels(sh
     variants = []
     for picture in (one[0], one[0].flip(-1)):
         padded = F.pad(picture, (2, 2, 2, 2))
-        variants += [padded[:, i:i + h, j:j + w] for i in range(5) for j in range(5)]
+        variants += [padded[:, i : i + h, j : j + w] for i in range(5) for j in range(5)]
     variants = (torch.stack(variants).float() / 255 - MEAN) / STD
     x, y = next(images.batches(n, augment=True, generator=torch.Generator().manual_seed(0)))
     matches = torch.stack([(x == v).flatten(1).all(1) for v in variants])
@@ -223,8 +231,15 @@ def test_batches_are_the_same_on_an_accelerator():
     images = pictures(50)
 
     def run(images, **options):
-        return list(images.batches(16, shuffle=True, augment=True,
-                                   generator=torch.Generator().manual_seed(0), **options))
+        return list(
+            images.batches(
+                16,
+                shuffle=True,
+                augment=True,
+                generator=torch.Generator().manual_seed(0),
+                **options,
+            )
+        )
 
     for there in (run(images, device="cuda"), run(images.to("cuda"))):
         for (x, y), (a, b) in zip(run(images), there):
@@ -235,9 +250,14 @@ def test_batches_are_the_same_on_an_accelerator():
 
 # Own data
 
+
 def test_own_colour_pictures_work():
-    images = Images(torch.zeros(5, 3, 20, 30, dtype=torch.uint8), torch.tensor([0, 1, 1, 0, 1]),
-                    classes=("cat", "dog"), size=16)
+    images = Images(
+        torch.zeros(5, 3, 20, 30, dtype=torch.uint8),
+        torch.tensor([0, 1, 1, 0, 1]),
+        classes=("cat", "dog"),
+        size=16,
+    )
     x, y = next(images.batches(5, shuffle=True, augment=True))
     assert x.shape == (5, 3, 16, 16)
 
@@ -261,20 +281,23 @@ def test_a_selection_keeps_pictures_labels_and_settings_together():
 U8, I64 = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ((U8.numpy(), I64), "images must be a uint8 tensor .* but these are ndarray"),
-    ((U8.float(), I64), "images must be a uint8 tensor .* but these are torch.float32"),
-    ((U8[:, 0], I64), r"\(N, C, H, W\).* but these are .*\(4, 8, 8\)"),
-    ((U8[:0], I64[:0]), "not empty"),
-    ((U8, I64[:3]), r"labels must be an int64 tensor of shape \(4,\).*\(3,\)"),
-    ((U8, I64.float()), "labels must be an int64 tensor .* these are torch.float32"),
-    ((U8, [0, 0, 0, 0]), "labels must be an int64 tensor .* these are list"),
-    ((U8, I64.to("meta")), "labels must be an int64 tensor .* on cpu.* on meta"),
-    ((U8, I64 + 10), "labels must be 0 to 9.*from 10 to 10"),
-    ((U8, I64 - 1), "labels must be 0 to 9.*from -1 to -1"),
-    ((U8, I64 + 2, ("a", "b")), "labels must be 0 to 1"),
-    ((U8, I64, data.CLASSES, 0), "size must be a whole number"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((U8.numpy(), I64), "images must be a uint8 tensor .* but these are ndarray"),
+        ((U8.float(), I64), "images must be a uint8 tensor .* but these are torch.float32"),
+        ((U8[:, 0], I64), r"\(N, C, H, W\).* but these are .*\(4, 8, 8\)"),
+        ((U8[:0], I64[:0]), "not empty"),
+        ((U8, I64[:3]), r"labels must be an int64 tensor of shape \(4,\).*\(3,\)"),
+        ((U8, I64.float()), "labels must be an int64 tensor .* these are torch.float32"),
+        ((U8, [0, 0, 0, 0]), "labels must be an int64 tensor .* these are list"),
+        ((U8, I64.to("meta")), "labels must be an int64 tensor .* on cpu.* on meta"),
+        ((U8, I64 + 10), "labels must be 0 to 9.*from 10 to 10"),
+        ((U8, I64 - 1), "labels must be 0 to 9.*from -1 to -1"),
+        ((U8, I64 + 2, ("a", "b")), "labels must be 0 to 1"),
+        ((U8, I64, data.CLASSES, 0), "size must be a whole number"),
+    ],
+)
 def test_images_that_do_not_fit_together_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Images(*arguments)
@@ -294,17 +317,20 @@ def test_a_generator_off_the_cpu_is_refused():
         pictures().batches(2, generator=Elsewhere())
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(subset="all"), "subset must be 'sample' or 'full', not 'all'"),
-    (dict(subset="Full"), "subset must be"),
-    (dict(size=0), "size must be a whole number of pixels or None, not 0"),
-    (dict(size=-3), "size must be"),
-    (dict(size=28.0), "size must be"),
-    (dict(size=True), "size must be"),
-    (dict(size=(28, 28)), "size must be"),
-    (dict(subset="full", size=0), "size must be"),
-    (dict(root="."), "root= is for the full set: add subset='full'"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(subset="all"), "subset must be 'sample' or 'full', not 'all'"),
+        (dict(subset="Full"), "subset must be"),
+        (dict(size=0), "size must be a whole number of pixels or None, not 0"),
+        (dict(size=-3), "size must be"),
+        (dict(size=28.0), "size must be"),
+        (dict(size=True), "size must be"),
+        (dict(size=(28, 28)), "size must be"),
+        (dict(subset="full", size=0), "size must be"),
+        (dict(root="."), "root= is for the full set: add subset='full'"),
+    ],
+)
 def test_arguments_that_make_no_sense_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         fashion_mnist(**arguments)
@@ -312,10 +338,12 @@ def test_arguments_that_make_no_sense_are_refused(arguments, message):
 
 # Where the full set comes from
 
+
 def same(arrays, files):
     train, test = arrays
-    for content, tensor in zip(files.values(), (train.images, train.labels,
-                                                test.images, test.labels)):
+    for content, tensor in zip(
+        files.values(), (train.images, train.labels, test.images, test.labels)
+    ):
         assert content.endswith(tensor.to(torch.uint8).numpy().tobytes())
     assert (len(train), len(test)) == (6, 4) and train.images.shape == (6, 1, 28, 28)
     return True
@@ -336,8 +364,9 @@ def test_places_are_searched_in_order(tmp_path, files, monkeypatch):
         put(files, place)
     opened = []
     read = data._read_idx
-    monkeypatch.setattr(data, "_read_idx", lambda path, sha: opened.append(path.parent)
-                        or read(path, sha))
+    monkeypatch.setattr(
+        data, "_read_idx", lambda path, sha: opened.append(path.parent) or read(path, sha)
+    )
     for place in places:
         opened.clear()
         assert same(fashion_mnist("full", root=tmp_path / "mine"), files)
@@ -347,8 +376,9 @@ def test_places_are_searched_in_order(tmp_path, files, monkeypatch):
 
 
 def test_a_download_is_kept_in_the_cache_and_used_from_there(tmp_path, files, monkeypatch):
-    monkeypatch.setattr(data, "_fetch",
-                        lambda folder: put(files, Path(folder, "FashionMNIST", "raw"), gz=False))
+    monkeypatch.setattr(
+        data, "_fetch", lambda folder: put(files, Path(folder, "FashionMNIST", "raw"), gz=False)
+    )
     assert same(fashion_mnist("full"), files)
     assert sorted(p.name for p in cached(tmp_path).iterdir()) == sorted(files)
     monkeypatch.setattr(data, "_fetch", None)
@@ -360,8 +390,15 @@ def test_nothing_anywhere_names_every_place_and_the_way_out(tmp_path, files):
     with pytest.raises(DataError) as error:
         fashion_mnist("full", root=tmp_path / "mine")
     text = str(error.value)
-    for word in (tmp_path / "mine", cached(tmp_path), tmp_path / "system", "no network here",
-                 "dataset-fashion-mnist", "root=", *(f"{name}.gz" for name in files)):
+    for word in (
+        tmp_path / "mine",
+        cached(tmp_path),
+        tmp_path / "system",
+        "no network here",
+        "dataset-fashion-mnist",
+        "root=",
+        *(f"{name}.gz" for name in files),
+    ):
         assert str(word) in text
     assert "\n" not in text
     assert list(cached(tmp_path).iterdir()) == [], "the failed download left something behind"
@@ -419,9 +456,12 @@ def test_every_missing_and_damaged_file_in_root_is_named(tmp_path, files):
     (mine / "t10k-labels-idx1-ubyte").unlink()
     (mine / "t10k-images-idx3-ubyte").unlink()
     (mine / "t10k-images-idx3-ubyte").mkdir()
-    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte is missing, "
-                                        f"{LABELS} is damaged .*checksum.*, "
-                                        "t10k-images-idx3-ubyte is damaged"):
+    with pytest.raises(
+        DataError,
+        match="t10k-labels-idx1-ubyte is missing, "
+        f"{LABELS} is damaged .*checksum.*, "
+        "t10k-images-idx3-ubyte is damaged",
+    ):
         fashion_mnist("full", root=mine)
 
 
@@ -433,8 +473,9 @@ def test_a_damaged_cache_is_named_and_replaced_by_a_download(tmp_path, files, mo
     with pytest.warns(UserWarning, match=f"{LABELS}.gz is damaged .*looking for another copy"):
         with pytest.raises(DataError, match=f"{LABELS}.gz is damaged .*no network here"):
             fashion_mnist("full")
-    monkeypatch.setattr(data, "_fetch",
-                        lambda folder: put(files, Path(folder, "FashionMNIST", "raw"), gz=False))
+    monkeypatch.setattr(
+        data, "_fetch", lambda folder: put(files, Path(folder, "FashionMNIST", "raw"), gz=False)
+    )
     with pytest.warns(UserWarning, match=f"{LABELS}.gz is damaged"):
         assert same(fashion_mnist("full"), files)
     with warnings.catch_warnings():
@@ -452,8 +493,9 @@ def test_a_damaged_system_copy_is_named_and_passed_over(tmp_path, files):
 
 def test_a_damaged_download_is_named_and_not_kept(tmp_path, files, monkeypatch):
     damaged = {**files, LABELS: files[LABELS][:-1]}
-    monkeypatch.setattr(data, "_fetch",
-                        lambda folder: put(damaged, Path(folder, "FashionMNIST", "raw"), gz=False))
+    monkeypatch.setattr(
+        data, "_fetch", lambda folder: put(damaged, Path(folder, "FashionMNIST", "raw"), gz=False)
+    )
     with pytest.raises(DataError, match=f"the download failed .*{LABELS} is damaged"):
         fashion_mnist("full")
     assert list(cached(tmp_path).iterdir()) == []
@@ -485,11 +527,14 @@ def mirror(files, monkeypatch):
     handler = type("Handler", (Mirror,), {"files": files, "change": staticmethod(bytes)})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    sums = [(f"{name}.gz", hashlib.md5(gzip.compress(content, mtime=0)).hexdigest())
-            for name, content in files.items()]
+    sums = [
+        (f"{name}.gz", hashlib.md5(gzip.compress(content, mtime=0)).hexdigest())
+        for name, content in files.items()
+    ]
     monkeypatch.setattr(datasets.FashionMNIST, "resources", sums)
-    monkeypatch.setattr(datasets.FashionMNIST, "mirrors",
-                        [f"http://127.0.0.1:{server.server_port}/"])
+    monkeypatch.setattr(
+        datasets.FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"]
+    )
     monkeypatch.setattr(data, "_fetch", FETCH)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -508,7 +553,8 @@ BAD_DOWNLOADS = {
 
 @pytest.mark.parametrize("what", BAD_DOWNLOADS)
 def test_a_bad_download_is_named_never_used_and_fetched_anew_on_the_next_call(
-        tmp_path, files, mirror, what):
+    tmp_path, files, mirror, what
+):
     handler, _ = mirror
     handler.change = staticmethod(BAD_DOWNLOADS[what])
     with pytest.raises(DataError, match="the download failed .*train-images-idx3-ubyte.gz"):
@@ -548,8 +594,9 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
 
 def test_a_download_that_cannot_be_kept_is_used_all_the_same(files, monkeypatch):
-    monkeypatch.setattr(data, "_fetch",
-                        lambda folder: put(files, Path(folder, "FashionMNIST", "raw"), gz=False))
+    monkeypatch.setattr(
+        data, "_fetch", lambda folder: put(files, Path(folder, "FashionMNIST", "raw"), gz=False)
+    )
 
     def full_disk(source, target):
         raise OSError(28, "No space left on device")
@@ -561,6 +608,7 @@ def test_a_download_that_cannot_be_kept_is_used_all_the_same(files, monkeypatch)
 
 def fetch_beside_another(server):
     """A download that ends at the same moment as the one of another process."""
+
     def together(folder, pattern):
         for _ in range(60_000):
             if len(list(folder.parent.glob(pattern))) == 2:
@@ -580,12 +628,19 @@ def fetch_beside_another(server):
 
 def test_two_processes_may_fill_the_cache_at_once(tmp_path, files, monkeypatch):
     server = str(put(files, tmp_path / "server", gz=False))
-    code = (f"import test_data; from test_data import data; data.SHA256 = {data.SHA256!r}; "
-            f"data.SYSTEM_FOLDERS = (); data._fetch = test_data.fetch_beside_another({server!r}); "
-            "print(*map(len, data.fashion_mnist('full')))")
+    code = (
+        f"import test_data; from test_data import data; data.SHA256 = {data.SHA256!r}; "
+        f"data.SYSTEM_FOLDERS = (); data._fetch = test_data.fetch_beside_another({server!r}); "
+        "print(*map(len, data.fashion_mnist('full')))"
+    )
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    other = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path},
-                             text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    other = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     monkeypatch.setattr(data, "_fetch", fetch_beside_another(server))
     assert same(fashion_mnist("full"), files)
     out, err = other.communicate(timeout=60)
@@ -600,6 +655,7 @@ def test_local_copies_tells_what_is_where(tmp_path, files):
     (tmp_path / "system" / f"{LABELS}.gz").unlink()
     assert data.local_copies() == {
         cached(tmp_path): "none of the four files",
-        tmp_path / "system": f"{tmp_path / 'system'} cannot be used: {LABELS} is missing"}
+        tmp_path / "system": f"{tmp_path / 'system'} cannot be used: {LABELS} is missing",
+    }
     put(files, tmp_path / "system")
     assert data.local_copies()[tmp_path / "system"] == "complete"

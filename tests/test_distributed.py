@@ -386,8 +386,13 @@ def shown(rank):
 
     before, tqdm.auto.tqdm = tqdm.auto.tqdm, Bar
     try:
-        fit(without_bn(), pictures(40), epochs=2, progress=True,
-            after_epoch=lambda history: calls.append(len(history.loss)))  # fmt: skip
+        fit(
+            without_bn(),
+            pictures(40),
+            epochs=2,
+            progress=True,
+            after_epoch=lambda history: calls.append(len(history.loss)),
+        )
     finally:
         tqdm.auto.tqdm = before
     return bars, calls

@@ -10,7 +10,17 @@ from d2lres.data import DataError
 def test_it_reports_every_item_and_that_the_course_can_run(capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    for item in ("Python", "torch", "torchvision", "Device", "threads", "Memory", "d2l", "Sample", "Full set"):
+    for item in (
+        "Python",
+        "torch",
+        "torchvision",
+        "Device",
+        "threads",
+        "Memory",
+        "d2l",
+        "Sample",
+        "Full set",
+    ):
         assert item in out
     assert out.rstrip().endswith("The course can run here.")
 
@@ -27,7 +37,9 @@ def test_a_missing_package_ends_with_1_and_the_remedy(package, monkeypatch, caps
 
 def test_a_missing_jupyterlab_is_no_obstacle(monkeypatch):
     found = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "jupyterlab" else found(name))
+    monkeypatch.setattr(
+        doctor, "_version", lambda name: None if name == "jupyterlab" else found(name)
+    )
     text, ready = doctor.report()
     assert ready and "optional jupyterlab" in text
 
@@ -71,7 +83,9 @@ def test_an_unsupported_python_is_named(monkeypatch):
 
 def test_an_unknown_experiment_is_one_sentence(capsys):
     assert main(["experiment", "nonsense"]) == 1
-    assert capsys.readouterr().err.startswith("d2lres: unknown experiment 'nonsense': choose one of")
+    assert capsys.readouterr().err.startswith(
+        "d2lres: unknown experiment 'nonsense': choose one of"
+    )
 
 
 def test_workers_must_be_a_whole_number(capsys):

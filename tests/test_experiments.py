@@ -13,8 +13,17 @@ from d2lres.data import Images
 from d2lres.experiments import config, config_hash, degradation_run, record, recorded, runs
 from d2lres.training import History, TrainingDiverged
 
-TINY = dict(subset="sample", size=4, width=1, depths=[8], kinds=["plain", "residual"], seeds=[0],
-            epochs=1, batch_size=1024, lr=0.05)
+TINY = dict(
+    subset="sample",
+    size=4,
+    width=1,
+    depths=[8],
+    kinds=["plain", "residual"],
+    seeds=[0],
+    epochs=1,
+    batch_size=1024,
+    lr=0.05,
+)
 
 
 @pytest.fixture
@@ -28,12 +37,18 @@ def tiny(monkeypatch):
 @pytest.fixture
 def few(monkeypatch):
     """Fewer images, for runs in this process (those of `record` are in processes of their own)."""
+
     def fashion_mnist(subset, size):
         assert (subset, size) == ("sample", 4)
         generator = torch.Generator().manual_seed(0)
-        return tuple(Images(torch.randint(0, 256, (n, 1, 4, 4), dtype=torch.uint8,
-                                          generator=generator), torch.arange(n) % 10)
-                     for n in (60, 30))
+        return tuple(
+            Images(
+                torch.randint(0, 256, (n, 1, 4, 4), dtype=torch.uint8, generator=generator),
+                torch.arange(n) % 10,
+            )
+            for n in (60, 30)
+        )
+
     monkeypatch.setattr(experiments, "fashion_mnist", fashion_mnist)
 
 
@@ -42,21 +57,43 @@ def without_seconds(run):
 
 
 def made_up_run(kind, depth, seed):
-    history = dict(loss=[2.0], accuracy=[0.2], test_loss=[2.1], test_accuracy=[0.1], seconds=[1.5],
-                   interrupted=False)
-    return dict(kind=kind, depth=depth, seed=seed, history=history,
-                train=dict(loss=1.9, accuracy=0.25), test=dict(loss=2.1, accuracy=0.1))
+    history = dict(
+        loss=[2.0],
+        accuracy=[0.2],
+        test_loss=[2.1],
+        test_accuracy=[0.1],
+        seconds=[1.5],
+        interrupted=False,
+    )
+    return dict(
+        kind=kind,
+        depth=depth,
+        seed=seed,
+        history=history,
+        train=dict(loss=1.9, accuracy=0.25),
+        test=dict(loss=2.1, accuracy=0.1),
+    )
 
 
 def unfinished(output, settings, done, **more):
     path = output.with_name(output.name + ".unfinished")
-    path.write_text(json.dumps(dict(experiment="degradation", config=settings,
-                                    config_hash=config_hash(settings), seconds=10.0, runs=done)
-                               | more))
+    path.write_text(
+        json.dumps(
+            dict(
+                experiment="degradation",
+                config=settings,
+                config_hash=config_hash(settings),
+                seconds=10.0,
+                runs=done,
+            )
+            | more
+        )
+    )
     return path
 
 
 # Settings.
+
 
 def test_config_gives_the_settings_and_quick_a_part_of_them():
     full, quick = config("degradation"), config("degradation", quick=True)
@@ -87,6 +124,7 @@ def test_the_hash_changes_with_any_setting_and_with_nothing_else():
 
 
 # Runs.
+
 
 def test_a_run_is_a_history_and_the_scores_of_eval_mode(few):
     run = degradation_run(TINY | dict(epochs=2), "residual", 8, 3, progress=False)
@@ -137,12 +175,14 @@ def test_runs_gives_every_combination_once_and_quietly(few, capfd):
     settings = TINY | dict(depths=[8, 14], seeds=[0, 1])
     seen = [(run["seed"], run["depth"], run["kind"]) for run in runs(settings, progress=False)]
     assert len(seen) == 8 and sorted(seen) == sorted(
-        (s, d, k) for s in (0, 1) for d in (8, 14) for k in ("plain", "residual"))
+        (s, d, k) for s in (0, 1) for d in (8, 14) for k in ("plain", "residual")
+    )
     assert seen[0][1] == 14 and [s for s, _, _ in seen] == [0] * 4 + [1] * 4
     assert capfd.readouterr() == ("", "")
 
 
 # Records.
+
 
 def test_a_record_goes_on_where_it_stopped_in_processes_of_their_own(tiny, tmp_path, capfd):
     output = tmp_path / "new" / "degradation.json"
@@ -219,6 +259,7 @@ def test_numbers_are_written_short_and_the_file_in_one_step(tmp_path):
 
 # What comes with the course.
 
+
 @pytest.mark.parametrize("name", experiments.CONFIGS)
 def test_a_record_belongs_to_the_current_settings(name):
     result, settings = recorded(name), config(name)
@@ -230,8 +271,9 @@ def test_a_record_belongs_to_the_current_settings(name):
 @pytest.mark.parametrize("name", experiments.CONFIGS)
 def test_a_record_has_every_run_once(name):
     result, settings = recorded(name), config(name)
-    expected = {(k, d, s) for k in settings["kinds"] for d in settings["depths"]
-                for s in settings["seeds"]}
+    expected = {
+        (k, d, s) for k in settings["kinds"] for d in settings["depths"] for s in settings["seeds"]
+    }
     assert {(run["kind"], run["depth"], run["seed"]) for run in result["runs"]} == expected
     assert len(result["runs"]) == len(expected)
     assert settings["seeds"] == ([0] if name == "recipe" else [0, 1, 2, 3, 4])

@@ -46,7 +46,8 @@ def test_a_run_is_plain_data_names_its_task_and_repeats(name):
     settings = CONFIGS[name] | TINY | {k: 1 for k in ("epochs", "steps") if k in CONFIGS[name]}
     first = list(runs(settings, False, name))
     assert [(run["kind"], run["depth"], run["seed"]) for run in first] == [
-        (kind, 8, 0) for kind in settings["kinds"]]
+        (kind, 8, 0) for kind in settings["kinds"]
+    ]
     assert json.loads(json.dumps(first)) == first
     torch.manual_seed(7)
     assert [*map(without_seconds, runs(settings, False, name))] == [*map(without_seconds, first)]
@@ -122,9 +123,17 @@ def test_any_experiment_is_recorded_and_nan_becomes_null(tmp_path, monkeypatch, 
     output = tmp_path / "gradients.json"
     done = dict(kind="plain", depth=8, seed=0, with_bn=None, without_bn=None)
     unfinished = output.with_name("gradients.json.unfinished")
-    unfinished.write_text(json.dumps(dict(
-        experiment="gradients", config=settings, seconds=1.0, runs=[done],
-        config_hash=experiments.config_hash(settings))))
+    unfinished.write_text(
+        json.dumps(
+            dict(
+                experiment="gradients",
+                config=settings,
+                seconds=1.0,
+                runs=[done],
+                config_hash=experiments.config_hash(settings),
+            )
+        )
+    )
     record("gradients", output=output, workers=1)
     result = json.loads(output.read_text())
     assert result["experiment"] == "gradients" and not unfinished.exists()
@@ -146,6 +155,7 @@ def test_a_finished_run_is_summed_up_in_a_line():
 @pytest.fixture
 def linear(monkeypatch):
     """In place of the notes' net, whose 11 million weights take seconds a step."""
+
     def net():
         return nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
 
@@ -173,9 +183,17 @@ def test_a_lone_run_gets_all_cores(linear, tmp_path, monkeypatch, capfd):
     settings = config("recipe")
     output = tmp_path / "recipe.json"
     done = dict(kind="residual", depth=18, seed=0, losses=[2.3], seconds=[1.0], test=[])
-    output.with_name("recipe.json.unfinished").write_text(json.dumps(dict(
-        experiment="recipe", config=settings, seconds=1.0, runs=[done],
-        config_hash=experiments.config_hash(settings))))
+    output.with_name("recipe.json.unfinished").write_text(
+        json.dumps(
+            dict(
+                experiment="recipe",
+                config=settings,
+                seconds=1.0,
+                runs=[done],
+                config_hash=experiments.config_hash(settings),
+            )
+        )
+    )
     record("recipe", output=output)
     assert "1 of 1 runs done, 1 at a time" in capfd.readouterr().out
     assert json.loads(output.read_text())["machine"].endswith("1 runs at a time")

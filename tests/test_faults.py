@@ -74,7 +74,9 @@ def test_the_stop_button_ends_training_with_the_history_and_the_kernel_goes_on(t
                 stopped.append(time.perf_counter())
                 kernel.manager.interrupt_kernel()
 
-        code = "history = fit(model, train, epochs=10_000, batch_size=10)\nprint(history.interrupted)"
+        code = (
+            "history = fit(model, train, epochs=10_000, batch_size=10)\nprint(history.interrupted)"
+        )
         reply, text = kernel.run(code, on_text=stop)
         assert reply["status"] == "ok" and text.endswith("True\n"), (reply, text)
         assert time.perf_counter() - stopped[0] < 10
@@ -117,7 +119,9 @@ def test_a_read_only_clone_and_home_run_chapter_00_twice_and_name_what_they_cann
     environment |= {"JUPYTER_RUNTIME_DIR": str(home.parent), "IPYTHONDIR": str(home.parent)}
     with closing(Kernel(clone / "notebooks", environment, AS_OTHERS)) as kernel:
         reply, _ = kernel.run("open('new', 'w')")
-        assert reply.get("ename") == "PermissionError", "the clone can be written: nothing is tested"
+        assert reply.get("ename") == "PermissionError", (
+            "the clone can be written: nothing is tested"
+        )
         for _ in range(2):
             run_all(kernel, ROOT / "notebooks/00_start_here.ipynb")
         reply, _ = kernel.run(
@@ -200,9 +204,13 @@ print("epochs in the end:", len(run(3).loss))
 def test_a_disk_that_fills_during_training_is_named_and_costs_no_finished_epoch(tmp_path):
     """The process may write 1,000 bytes to a file from the second epoch on; Linux then says no."""
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK], cwd=tmp_path, env=ENVIRONMENT | {"OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-c", FULL_DISK],
+        cwd=tmp_path,
+        env=ENVIRONMENT | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     said, kept, end = done.stdout.splitlines() or [done.stderr, "", ""]
     assert "could not write the checkpoint run.pt" in said, said
     assert said.endswith("has room; the model keeps what it has learned.")

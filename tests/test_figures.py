@@ -31,11 +31,19 @@ def history(end, epochs=6):
     )
 
 
-ENDS = {("plain", 8): 0.56, ("plain", 20): 0.75, ("plain", 56): 1.6,
-        ("residual", 8): 0.55, ("residual", 20): 0.49, ("residual", 56): 0.5}  # fmt: skip
+ENDS = {
+    ("plain", 8): 0.56,
+    ("plain", 20): 0.75,
+    ("plain", 56): 1.6,
+    ("residual", 8): 0.55,
+    ("residual", 20): 0.49,
+    ("residual", 56): 0.5,
+}
 RUNS = {f"{kind} {depth}": history(end) for (kind, depth), end in ENDS.items()}
-SEEDS = {name: [history(end * (1 + 0.1 * s)) for s in range(3)] for name, end in
-         (("plain-56", 1.6), ("residual-56", 0.5))}  # fmt: skip
+SEEDS = {
+    name: [history(end * (1 + 0.1 * s)) for s in range(3)]
+    for name, end in (("plain-56", 1.6), ("residual-56", 0.5))
+}
 PIXELS = torch.arange(10 * 28 * 28).remainder(256).to(torch.uint8).reshape(10, 1, 28, 28)
 CLASSES = tuple("abcdefgh") + ("Sneaker", "Ankle boot")
 DATA = SimpleNamespace(images=PIXELS, labels=torch.arange(10) % 2, classes=("Ankle boot", "Bag"))
@@ -64,10 +72,19 @@ FIGURES = {
     "paths, four": lambda: figures.paths(4),
     "lines": lambda: figures.lines({"plain": [1, 2, 4], "residual": [1, 1, 2]}, "step", "loss"),
     "lines, 12 powers": lambda: figures.lines(
-        {f"{kind}-{n}": np.geomspace(10.0**n, 1e-3, 9) for n in (3, 9) for kind in
-         ("plain", "residual")}, "layer", "gradient norm", "Norms", log="y"),
-    "lines, log-log": lambda: figures.lines({"error": ([4, 8, 16], [1.0, 0.5, 0.25])}, "layers",
-                                            "distance", log="xy", ylim=(0.01, 10)),
+        {
+            f"{kind}-{n}": np.geomspace(10.0**n, 1e-3, 9)
+            for n in (3, 9)
+            for kind in ("plain", "residual")
+        },
+        "layer",
+        "gradient norm",
+        "Norms",
+        log="y",
+    ),
+    "lines, log-log": lambda: figures.lines(
+        {"error": ([4, 8, 16], [1.0, 0.5, 0.25])}, "layers", "distance", log="xy", ylim=(0.01, 10)
+    ),
     "stacked": lambda: figures.stacked(PARTS, "share of a step (%)"),
     "stacked, titled": lambda: figures.stacked({"only": {"one": 0.001}}, "seconds", "One bar"),
     "confusion": lambda: figures.confusion(COUNTS, CLASSES),
@@ -326,10 +343,15 @@ def test_alt_text_names_no_prediction_and_no_measured_digit():
     assert figures.learning_curves({"plain": history(1)}, alt="mine").alt == "mine"
 
 
-@pytest.mark.parametrize("names, said", [
-    (["counted", "drawn"], (False, False)), (["plain-20", "Plain"], (True, False)),
-    (["residual, zeros"], (False, True)), (["plain", "residual"], (True, True)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        (["counted", "drawn"], (False, False)),
+        (["plain-20", "Plain"], (True, False)),
+        (["residual, zeros"], (False, True)),
+        (["plain", "residual"], (True, True)),
+    ],
+)
 def test_alt_text_tells_how_nets_are_drawn_and_only_those_that_are(names, said):
     alt = figures.lines({name: [1.0, 2.0] for name in names}, "step", "loss").alt
     assert ("dashed and vermillion" in alt, "solid and blue" in alt) == said
@@ -477,6 +499,7 @@ def test_interactive_gives_each_choice_a_slider(ipython, monkeypatch):
 
 
 # Stacked bars and confusion matrices.
+
 
 def test_stacked_bars_are_as_long_as_their_parts_and_in_the_order_given():
     ax = figures.stacked(PARTS, "share (%)").axes[0]

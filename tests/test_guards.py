@@ -11,9 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from notebook_rules import violations
 
 ROOT = Path(__file__).resolve().parent.parent
-PIXEL = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 SHOW = (
     "from IPython.display import display\n"
     f'display({{"image/png": "{PIXEL}", "text/plain": "a pixel"}}, raw=True,\n'
@@ -170,7 +168,10 @@ RULES = {
     "local picture": (put(5, source="## A\n![a](a.png)"), "not there when the notebook is opened"),
     "picture, no alt": (put(5, source="## A\n![](https://a.b/c.png)"), "without alt text"),
     "path in source": (put(FIGURE, source="open('/Users/me/data')"), "in the source: /Users/m"),
-    "package host": (put(5, source="## A\nSee https://pypi.example/x"), "in the source: pypi.example"),
+    "package host": (
+        put(5, source="## A\nSee https://pypi.example/x"),
+        "in the source: pypi.example",
+    ),
     "path in output": (
         put(FIGURE, outputs=[new_output("stream", text="/Users/.cache/data\n")]),
         "in the output: /Users/.",

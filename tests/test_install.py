@@ -37,7 +37,15 @@ def python_of(environment: Path) -> Path:
 def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     done = run(
-        sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, cwd=folder
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        folder,
+        ROOT,
+        cwd=folder,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return next(folder.glob("*.whl"))
@@ -47,7 +55,9 @@ def wheel(tmp_path_factory) -> Path:
 def clone(tmp_path_factory) -> Path:
     """The files that a clone would hold, as they are in the working tree now."""
     folder = tmp_path_factory.mktemp("clone") / "d2lres"
-    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT, check=True)
+    listed = run(
+        "git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT, check=True
+    )
     for name in listed.stdout.splitlines():
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -68,16 +78,27 @@ def test_the_wheel_holds_the_package_the_sample_and_the_records(wheel):
         assert name in names
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "d2lres").rglob("*.py")}
     assert modules <= names
-    assert not [name for name in names if "ipynb" in name or "test" in name or "__pycache__" in name]
+    assert not [
+        name for name in names if "ipynb" in name or "test" in name or "__pycache__" in name
+    ]
 
 
 def test_the_wheel_alone_runs_the_doctor(wheel, tmp_path):
     """An environment with the wheel and, by a path file, the packages of this one but not ours."""
     venv.create(tmp_path / "venv", with_pip=True)
     python = python_of(tmp_path / "venv")
-    purelib = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path)
-    here = run(sys.executable, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path)
-    assert run(python, "-m", "pip", "install", "--no-deps", "--no-index", wheel, cwd=tmp_path).returncode == 0
+    purelib = run(
+        python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path
+    )
+    here = run(
+        sys.executable, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path
+    )
+    assert (
+        run(
+            python, "-m", "pip", "install", "--no-deps", "--no-index", wheel, cwd=tmp_path
+        ).returncode
+        == 0
+    )
     (Path(purelib.stdout.strip()) / "others.pth").write_text(here.stdout.strip(), encoding="utf-8")
     where = run(python, "-c", "import d2lres; print(d2lres.__file__)", cwd=tmp_path)
     assert str(tmp_path) in where.stdout
@@ -117,7 +138,9 @@ def test_make_lab_installs_once_and_serves_the_first_chapter(clone):
     try:
         address = None
         for _ in range(600):
-            found = re.search(r"http://(?:localhost|127\.0\.0\.1):(\d+)/lab\S*\?token=(\w+)", log.read_text())
+            found = re.search(
+                r"http://(?:localhost|127\.0\.0\.1):(\d+)/lab\S*\?token=(\w+)", log.read_text()
+            )
             if found or lab.poll() is not None:
                 address = found
                 break
@@ -155,4 +178,11 @@ def test_make_names_the_remedy_for_a_python_that_is_too_old(tmp_path):
 @posix_only
 def test_make_help_names_every_target(clone):
     done = run("make", "help", cwd=clone)
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["help", "lab", "test", "colab", "notebooks", "bench"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        "help",
+        "lab",
+        "test",
+        "colab",
+        "notebooks",
+        "bench",
+    ]

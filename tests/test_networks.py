@@ -52,8 +52,11 @@ def perturb(model):
 def pair(request):
     """(depth, our network, torchvision's), built after the same seed."""
     depth = request.param
-    return (depth, seeded(lambda: ours(depth)),
-            seeded(lambda: getattr(models, f"resnet{depth}")(weights=None)))
+    return (
+        depth,
+        seeded(lambda: ours(depth)),
+        seeded(lambda: getattr(models, f"resnet{depth}")(weights=None)),
+    )
 
 
 def test_counts_keys_and_initial_weights_are_torchvisions(pair):
@@ -68,8 +71,10 @@ def test_state_dicts_load_both_ways_and_the_logits_agree(pair):
     x = torch.randn(2, 3, 64, 64)
     for source, target, modes in ((reference, net, (False, True)), (net, reference, (False,))):
         perturb(source)
-        assert str(target.load_state_dict(source.state_dict(), strict=True)) == \
-            "<All keys matched successfully>"
+        assert (
+            str(target.load_state_dict(source.state_dict(), strict=True))
+            == "<All keys matched successfully>"
+        )
         for training in modes:
             a, b = net.train(training)(x), reference.train(training)(x)
             assert a.shape == (2, 1000)
@@ -93,8 +98,11 @@ def test_gradients_are_torchvisions():
 @pytest.mark.parametrize("depth", [18, 50])
 def test_zero_init_residual_is_torchvisions(depth):
     net = seeded(lambda: ours(depth, num_classes=10, zero_init_residual=True))
-    reference = seeded(lambda: getattr(models, f"resnet{depth}")(
-        weights=None, num_classes=10, zero_init_residual=True))
+    reference = seeded(
+        lambda: getattr(models, f"resnet{depth}")(
+            weights=None, num_classes=10, zero_init_residual=True
+        )
+    )
     assert same_state(net, reference)
     last = "bn2" if depth == 18 else "bn3"
     assert net.layer3[1].get_submodule(last).weight.count_nonzero() == 0
@@ -107,8 +115,9 @@ def test_the_named_networks_take_classes_and_channels(depth):
         net = ours(depth, num_classes=10, in_channels=1)
         assert net(torch.empty(2, 1, 64, 64)).shape == (2, 10)
         by_position = getattr(d2lres, f"resnet{depth}")(10, 1, True, True)
-    assert {k: v.shape for k, v in net.state_dict().items()} == \
-        {k: v.shape for k, v in by_position.state_dict().items()}
+    assert {k: v.shape for k, v in net.state_dict().items()} == {
+        k: v.shape for k, v in by_position.state_dict().items()
+    }
 
 
 @pytest.mark.parametrize("depth", [18, 50])
@@ -122,6 +131,7 @@ def test_the_plain_twin_has_the_same_initial_weights(depth):
 
 
 # The paper's family for small images.
+
 
 @pytest.mark.parametrize("depth, expected", CIFAR.items())
 def test_cifar_counts(depth, expected):
@@ -141,8 +151,9 @@ def test_cifar_counts_its_layers():
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_plain_cifar_twin_has_the_same_initial_weights(shortcut, seed):
-    twins = [seeded(lambda: cifar_resnet(20, residual=r, shortcut=shortcut), seed)
-             for r in (True, False)]
+    twins = [
+        seeded(lambda: cifar_resnet(20, residual=r, shortcut=shortcut), seed) for r in (True, False)
+    ]
     assert same_state(*twins)
     assert not same_state(twins[0], seeded(lambda: cifar_resnet(20, shortcut=shortcut), seed + 5))
 
@@ -197,15 +208,19 @@ def test_an_unknown_shortcut_is_refused_with_the_known_ones(shortcut):
         cifar_resnet(8, shortcut=shortcut)
 
 
-@pytest.mark.parametrize("wrong", [dict(num_classes=0), dict(in_channels=0), dict(width=0),
-                                   dict(layers=[1, 0])])
+@pytest.mark.parametrize(
+    "wrong", [dict(num_classes=0), dict(in_channels=0), dict(width=0), dict(layers=[1, 0])]
+)
 def test_sizes_below_one_are_refused(wrong):
     with pytest.raises(ValueError, match="must be at least 1"):
         ResNet(BasicBlock, **(dict(layers=[1], num_classes=2, in_channels=1, width=2) | wrong))
 
 
-@pytest.mark.parametrize("net", [cifar_resnet(8, width=2), ResNet(Bottleneck, [1], 2, width=2)],
-                         ids=["cifar", "imagenet"])
+@pytest.mark.parametrize(
+    "net",
+    [cifar_resnet(8, width=2), ResNet(Bottleneck, [1], 2, width=2)],
+    ids=["cifar", "imagenet"],
+)
 def test_networks_refuse_what_is_no_batch_of_their_images(net):
     with pytest.raises(ValueError, match=r"\(N, 3, H, W\), got 3 dimensions.*unsqueeze\(0\)"):
         net(torch.rand(3, 32, 32))
@@ -217,12 +232,14 @@ def test_networks_refuse_what_is_no_batch_of_their_images(net):
 
 # ResNet itself.
 
+
 def test_each_stage_after_the_first_halves_the_size_and_doubles_the_channels():
     for layers in ([1], [1, 2], [1, 1, 1, 1, 1]):
         net, shapes = ResNet(BasicBlock, layers, 5, 1, width=2, small_images=True), []
         for i in range(len(layers)):
             getattr(net, f"layer{i + 1}").register_forward_hook(
-                lambda m, args, out: shapes.append(tuple(out.shape[1:])))
+                lambda m, args, out: shapes.append(tuple(out.shape[1:]))
+            )
         assert net(torch.rand(2, 1, 16, 16)).shape == (2, 5)
         assert shapes == [(2 * 2**i, 16 // 2**i, 16 // 2**i) for i in range(len(layers))]
 
@@ -255,15 +272,27 @@ def test_a_preact_network_has_no_bn_or_relu_between_stem_and_first_block():
 
 def test_other_blocks_have_nothing_after_the_last_stage():
     net = cifar_resnet(8)
-    assert isinstance(net.last, nn.Identity) and not any(k.startswith("last")
-                                                         for k in net.state_dict())
+    assert isinstance(net.last, nn.Identity) and not any(
+        k.startswith("last") for k in net.state_dict()
+    )
 
 
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 def test_preact_networks_have_plain_twins_too(shortcut):
     def make(residual):
-        return seeded(lambda: ResNet(PreActBlock, [1, 1], 3, 1, width=4, small_images=True,
-                                     shortcut=shortcut, residual=residual))
+        return seeded(
+            lambda: ResNet(
+                PreActBlock,
+                [1, 1],
+                3,
+                1,
+                width=4,
+                small_images=True,
+                shortcut=shortcut,
+                residual=residual,
+            )
+        )
+
     assert same_state(make(True), make(False))
     x = torch.randn(2, 1, 8, 8)
     assert flops(make(False), x)["addition"] == 0 < flops(make(True), x)["addition"]
@@ -286,9 +315,20 @@ def test_a_deeper_network_contains_the_shallower_one():
 
 def test_the_public_names_are_those_of_the_design():
     assert set(d2lres.__all__) == {
-        "BasicBlock", "Bottleneck", "PreActBlock", "Residual", "ResNet", "cifar_resnet",
-        "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet_block",
-        "explain_missing_names"}  # for the set-up cell of the notebooks
+        "BasicBlock",
+        "Bottleneck",
+        "PreActBlock",
+        "Residual",
+        "ResNet",
+        "cifar_resnet",
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        "resnet_block",
+        "explain_missing_names",
+    }  # for the set-up cell of the notebooks
     assert all(getattr(d2lres, name).__doc__ for name in d2lres.__all__)
 
 

@@ -22,9 +22,17 @@ CELLS = [
 
 @pytest.mark.parametrize(
     "name, first",
-    [("train", "# the data"), ("test", "# the data"), ("net", "def net():"), ("epoch", "for epoch"),
-     ("F", "import torch.nn"), ("os", "import torch.nn"), ("file", "for epoch"), ("last", "for")],
-)  # fmt: skip
+    [
+        ("train", "# the data"),
+        ("test", "# the data"),
+        ("net", "def net():"),
+        ("epoch", "for epoch"),
+        ("F", "import torch.nn"),
+        ("os", "import torch.nn"),
+        ("file", "for epoch"),
+        ("last", "for"),
+    ],
+)
 def test_the_hint_names_the_cell_that_makes_the_name(name, first):
     said = hint(name, CELLS)
     assert said.startswith(f"{name} is made by the cell that begins with\n    {first}")
@@ -43,8 +51,11 @@ def test_without_the_notebook_the_hint_is_general():
 @pytest.mark.parametrize("opened_in", ["JupyterLab", "Colab"])
 def test_a_chapter_run_from_the_middle_names_the_first_missing_cell(tmp_path, opened_in):
     chapter = ROOT / "notebooks/01_degradation.ipynb"
-    code = ["".join(cell["source"]) for cell in json.loads(chapter.read_text("utf-8"))["cells"]
-            if cell["cell_type"] == "code"]  # fmt: skip
+    code = [
+        "".join(cell["source"])
+        for cell in json.loads(chapter.read_text("utf-8"))["cells"]
+        if cell["cell_type"] == "code"
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment |= {"JPY_SESSION_NAME": str(chapter)} if opened_in == "JupyterLab" else {}
     with closing(Kernel(tmp_path, environment)) as kernel:

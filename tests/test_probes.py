@@ -13,12 +13,19 @@ from d2lres.probes import KINDS, flops, parameters, shapes, weight_layers, where
 
 
 def notes_resnet18():
-    stem = nn.Sequential(nn.Conv2d(1, 64, 7, stride=2, padding=3), nn.BatchNorm2d(64), nn.ReLU(),
-                         nn.MaxPool2d(3, stride=2, padding=1))
-    stages = (nn.Sequential(*resnet_block(64, 64, 2, first_block=True)),
-              *(nn.Sequential(*resnet_block(c // 2, c, 2)) for c in (128, 256, 512)))
-    return nn.Sequential(stem, *stages, nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(),
-                         nn.Linear(512, 10))
+    stem = nn.Sequential(
+        nn.Conv2d(1, 64, 7, stride=2, padding=3),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    )
+    stages = (
+        nn.Sequential(*resnet_block(64, 64, 2, first_block=True)),
+        *(nn.Sequential(*resnet_block(c // 2, c, 2)) for c in (128, 256, 512)),
+    )
+    return nn.Sequential(
+        stem, *stages, nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(512, 10)
+    )
 
 
 def test_shapes_gives_the_trace_of_note_003():
@@ -39,8 +46,10 @@ def test_shapes_lists_named_children_in_the_order_they_run():
         def forward(self, x):
             return self.second(self.first(x))
 
-    assert list(shapes(Backwards(), torch.rand(5, 4)).items()) == [("first", (5, 3)),
-                                                                  ("second", (5, 2))]
+    assert list(shapes(Backwards(), torch.rand(5, 4)).items()) == [
+        ("first", (5, 3)),
+        ("second", (5, 2)),
+    ]
 
 
 def test_parameters_counts_by_child_and_leaves_out_those_without():
@@ -77,11 +86,20 @@ def test_weight_layers_knows_the_d2l_packages_shortcut_too():
 
 
 def test_flops_counts_two_for_each_multiplication_and_addition():
-    net = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(),
-                        nn.Linear(5 * 6 * 4, 7), nn.Linear(7, 3, bias=False))
+    net = nn.Sequential(
+        nn.Conv2d(2, 5, 3, padding=1),
+        nn.BatchNorm2d(5),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(5 * 6 * 4, 7),
+        nn.Linear(7, 3, bias=False),
+    )
     counts = flops(net, torch.rand(3, 2, 6, 4))
-    assert counts == {"convolution": 2 * 3 * 5 * 6 * 4 * 2 * 9,
-                      "linear": 2 * 3 * (5 * 6 * 4 * 7 + 7 * 3), "addition": 0}
+    assert counts == {
+        "convolution": 2 * 3 * 5 * 6 * 4 * 2 * 9,
+        "linear": 2 * 3 * (5 * 6 * 4 * 7 + 7 * 3),
+        "addition": 0,
+    }
 
 
 def test_flops_of_resnet18_are_torchvisions():
@@ -93,8 +111,9 @@ def test_flops_of_resnet18_are_torchvisions():
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 def test_flops_of_twins_differ_by_additions_and_the_shortcuts_convolutions(shortcut):
     x = torch.rand(2, 3, 16, 16)
-    residual, plain = (flops(cifar_resnet(20, shortcut=shortcut, residual=r), x)
-                       for r in (True, False))
+    residual, plain = (
+        flops(cifar_resnet(20, shortcut=shortcut, residual=r), x) for r in (True, False)
+    )
     assert plain["addition"] == 0
     assert residual["addition"] == 2 * 3 * (16 * 16**2 + 32 * 8**2 + 64 * 4**2)
     assert residual["linear"] == plain["linear"]

@@ -20,6 +20,7 @@ def pictures(n=40, channels=1, size=8, classes=10):
 
 # By hand.
 
+
 def chain(*weights, bias=False):
     """Linear layers 1 -> 1 -> ... -> 1 -> 2 with these weights; the last is [w, -w]."""
     layers = [nn.Linear(1, 1, bias=bias) for _ in weights[:-1]] + [nn.Linear(1, 2, bias=bias)]
@@ -36,9 +37,9 @@ def test_gradient_norms_are_those_of_the_chain_rule_on_paper():
     a, b, c, x = 0.5, 3.0, 0.25, 2.0
     s = 1 / (1 + math.exp(2 * a * b * c * x))
     norms = probes.gradient_norms(chain(a, b, c), torch.tensor([[x]]), torch.tensor([0]))
-    assert norms == pytest.approx({
-        "0": 2 * s * b * c * x, "1": 2 * s * a * c * x, "2": math.sqrt(2) * s * a * b * x
-    })
+    assert norms == pytest.approx(
+        {"0": 2 * s * b * c * x, "1": 2 * s * a * c * x, "2": math.sqrt(2) * s * a * b * x}
+    )
 
 
 def test_activation_norms_are_root_mean_squares_on_paper():
@@ -126,6 +127,7 @@ def test_bn_makes_the_branch_a_smaller_part_of_the_sum_with_depth(seed):
 
 # Lesions.
 
+
 @pytest.mark.parametrize("block", [BasicBlock, PreActBlock, Residual])
 def test_without_leaves_the_shortcut_and_gives_the_block_back(block):
     block = block(4, 4).eval()
@@ -178,6 +180,7 @@ def test_lesion_takes_blocks_that_do_nothing_without_a_change():
 
 # Shattering.
 
+
 def test_input_gradients_are_derivatives_at_each_point():
     line = torch.linspace(-1, 1, 5)
     assert torch.allclose(probes.input_gradients(lambda x: x**3, line), 3 * line**2)
@@ -200,8 +203,9 @@ def test_autocorrelation_on_paper_and_of_the_references():
     for seed in range(5):
         assert abs(probes.autocorrelation(probes.white_noise(256, seed), 1)[1]) < 0.2
         assert probes.autocorrelation(probes.brown_noise(256, seed), 1)[1] > 0.9
-    assert torch.equal(probes.brown_noise(9).diff(), probes.brown_noise(9)[1:]
-                       - probes.brown_noise(9)[:-1])
+    assert torch.equal(
+        probes.brown_noise(9).diff(), probes.brown_noise(9)[1:] - probes.brown_noise(9)[:-1]
+    )
     assert not torch.equal(probes.white_noise(9), probes.white_noise(9, 1))
 
 
@@ -211,11 +215,13 @@ def test_gradients_of_deep_plain_nets_are_white_and_of_residual_ones_less_so(see
         torch.manual_seed(seed)
         net = probes.shattering_net(depth, kind=kind)
         assert sum(isinstance(m, nn.Linear) for m in net.modules()) == depth
-        return probes.autocorrelation(
-            probes.input_gradients(net, probes.shattering_line()), 1)[1]
+        return probes.autocorrelation(probes.input_gradients(net, probes.shattering_line()), 1)[1]
 
-    shallow, deep, residual = neighbours(2, "plain"), neighbours(24, "plain"), neighbours(
-        50, "residual")
+    shallow, deep, residual = (
+        neighbours(2, "plain"),
+        neighbours(24, "plain"),
+        neighbours(50, "residual"),
+    )
     assert shallow > 0.9 and 0.5 < residual < 0.9 and abs(deep) < 0.25
 
 
@@ -230,19 +236,28 @@ def test_a_shattering_net_is_a_function_of_one_number():
 
 # No trace, on random nets.
 
+
 def random_net(seed):
     """A small net of a random kind, used before: mode, gradients, frozen weights, a hook."""
     torch.manual_seed(seed)
     pick = torch.randint(0, 1000, (6,)).tolist()
-    kind, width, residual, shortcut = pick[0] % 2, 1 + pick[1] % 4, pick[2] % 3 > 0, "AB"[pick[3] % 2]
+    kind, width, residual, shortcut = (
+        pick[0] % 2,
+        1 + pick[1] % 4,
+        pick[2] % 3 > 0,
+        "AB"[pick[3] % 2],
+    )
     options = dict(num_classes=10, in_channels=1, residual=residual, shortcut=shortcut)
     if seed == 0:
         from torchvision.models import resnet18
+
         model = resnet18(num_classes=10)
         model.conv1 = nn.Conv2d(1, 64, 3, bias=False)
     elif seed % 4 == 0:
-        hidden = [nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.ReLU())
-                  for _ in range(1 + pick[4] % 5)]
+        hidden = [
+            nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.ReLU())
+            for _ in range(1 + pick[4] % 5)
+        ]
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), *hidden, nn.Linear(8, 10))
     else:
         block = [BasicBlock, PreActBlock, Bottleneck][seed % 4 - 1]

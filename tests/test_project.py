@@ -23,7 +23,10 @@ CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"
 def tracked() -> list[Path]:
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split("\n")
     return [ROOT / name for name in listed if name and (ROOT / name).exists()]
 
@@ -93,7 +96,9 @@ def test_every_chapter_stands_in_both_tables_with_the_same_title_and_minutes(cha
         assert row, f"{link} is missing from a table of chapters"
         assert f"| {minutes} |" in row[0], f"{link}: the chapter says {minutes} minutes"
     assert README.count(f"/notebooks/{chapter}.ipynb)") == 1  # the badge
-    assert f"{PROJECT['urls']['Repository'].split('.com/')[1]}/blob/main/notebooks/{chapter}" in README
+    assert (
+        f"{PROJECT['urls']['Repository'].split('.com/')[1]}/blob/main/notebooks/{chapter}" in README
+    )
 
 
 def test_every_file_the_readme_links_to_exists():
@@ -106,7 +111,9 @@ def test_the_readmes_python_example_runs(tmp_path):
     shorter = example.replace("cifar_resnet(20,", "cifar_resnet(8,").replace("epochs=3", "epochs=1")
     shorter = shorter.replace("fashion_mnist()", "fashion_mnist(size=8)")
     assert shorter.count("(8,") == shorter.count("epochs=1") == shorter.count("size=8") == 1
-    done = subprocess.run([sys.executable, "-c", shorter], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", shorter], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Score(loss=")
 
@@ -123,12 +130,17 @@ def test_no_file_names_a_machines_folder_or_a_package_host():
 def test_the_core_imports_torch_and_nothing_else_heavy():
     heavy = {"torchvision", "matplotlib", "d2l", "IPython", "tqdm", "pandas"}
     code = f"import torch, sys; before = set(sys.modules); import d2lres; print(*({heavy} & (set(sys.modules) - before)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == ""
 
 
 def test_ruff_finds_nothing():
     done = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "--no-cache", "."], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "ruff", "check", "--no-cache", "."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout

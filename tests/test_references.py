@@ -61,8 +61,9 @@ def test_a_depth_torchvision_lacks_is_refused(depth):
 def test_copy_weights_matches_by_order_and_includes_the_batch_statistics():
     source = Residual(2, 4, True, 2)
     source.train()(torch.randn(3, 2, 4, 4))
-    target = nn.ModuleDict({f"other{i}": module for i, module in enumerate(
-        Residual(2, 4, True, 2).children())})
+    target = nn.ModuleDict(
+        {f"other{i}": module for i, module in enumerate(Residual(2, 4, True, 2).children())}
+    )
     references.copy_weights(source, target)
     for old, new in zip(source.state_dict().values(), target.state_dict().values(), strict=True):
         assert torch.equal(old, new) and old.data_ptr() != new.data_ptr()

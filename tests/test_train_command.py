@@ -78,10 +78,25 @@ def test_every_option_has_a_help_text(capsys):
     text = capsys.readouterr().out.split("options:")[1]
     entries = re.findall(r"^  (--[\w-]+)(.*?)(?=^  -|\Z)", text, re.MULTILINE | re.DOTALL)
     assert {name for name, _ in entries} == {
-        "--model", "--depth", "--width", "--data", "--subset", "--root", "--size", "--epochs",
-        "--batch-size", "--lr", "--augment", "--label-smoothing", "--seed", "--device",
-        "--mixed-precision", "--threads", "--checkpoint", "--history",
-    }  # fmt: skip
+        "--model",
+        "--depth",
+        "--width",
+        "--data",
+        "--subset",
+        "--root",
+        "--size",
+        "--epochs",
+        "--batch-size",
+        "--lr",
+        "--augment",
+        "--label-smoothing",
+        "--seed",
+        "--device",
+        "--mixed-precision",
+        "--threads",
+        "--checkpoint",
+        "--history",
+    }
     for name, rest in entries:
         assert len(re.sub(r"\{.*?\}|[A-Z_]{4,}", "", rest).split()) >= 2, name
 
@@ -106,10 +121,25 @@ def test_the_options_reach_fit(monkeypatch, tmp_path):
     before = torch.get_num_threads()
     try:
         status = train(
-            "--epochs", "2", "--batch-size", "32", "--lr", "0.02", "--augment", "--seed", "3",
-            "--label-smoothing", "0.1", "--no-mixed-precision", "--threads", "1",
-            "--device", "cpu", "--checkpoint", str(tmp_path / "run.pt"),
-        )  # fmt: skip
+            "--epochs",
+            "2",
+            "--batch-size",
+            "32",
+            "--lr",
+            "0.02",
+            "--augment",
+            "--seed",
+            "3",
+            "--label-smoothing",
+            "0.1",
+            "--no-mixed-precision",
+            "--threads",
+            "1",
+            "--device",
+            "cpu",
+            "--checkpoint",
+            str(tmp_path / "run.pt"),
+        )
         assert status == 0 and torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
@@ -132,9 +162,7 @@ def test_the_history_has_one_line_an_epoch_and_each_is_shown(tmp_path, capsys):
         r"cifar_resnet: [\d,]+ parameters, 6,000 images, processes: 1, device: \w+", header
     )
     for number, (shown, epoch) in enumerate(zip(epochs, lines(file), strict=True), start=1):
-        assert list(epoch) == [
-            "epoch", "loss", "accuracy", "test_loss", "test_accuracy", "seconds"
-        ]  # fmt: skip
+        assert list(epoch) == ["epoch", "loss", "accuracy", "test_loss", "test_accuracy", "seconds"]
         assert epoch["epoch"] == number
         assert shown.startswith(f"epoch {number}/2  loss {epoch['loss']:.3f}  accuracy ")
         assert shown.endswith(" images/s")
@@ -219,9 +247,13 @@ def torchrun(*command, **options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     return subprocess.Popen(
-        [*line, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, **options,
-    )  # fmt: skip
+        [*line, *command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
 
 
 def finish(process):

@@ -33,8 +33,10 @@ from d2lres.training import (
 
 def pictures(n=40, side=6, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return Images(torch.randint(0, 256, (n, 1, side, side), dtype=torch.uint8, generator=generator),
-                  torch.randint(0, 10, (n,), generator=generator))
+    return Images(
+        torch.randint(0, 256, (n, 1, side, side), dtype=torch.uint8, generator=generator),
+        torch.randint(0, 10, (n,), generator=generator),
+    )
 
 
 TRAIN, TEST = pictures(), pictures(24, seed=1)
@@ -96,6 +98,7 @@ class TurnsNaN(nn.Module):
 
 
 # The loop.
+
 
 def test_one_full_batch_gives_the_loss_and_accuracy_of_the_model_it_started_with():
     model = linear()
@@ -220,9 +223,15 @@ def test_testing_does_not_change_training():
     assert same(with_test, without)
 
 
-@pytest.mark.parametrize("make", [
-    lambda p: torch.optim.Adam(p, lr=0.01), lambda p: torch.optim.SGD(p, lr=0.1),
-    lambda p: torch.optim.AdamW(p, lr=0.01), lambda p: torch.optim.RMSprop(p, lr=0.01)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.Adam(p, lr=0.01),
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        lambda p: torch.optim.AdamW(p, lr=0.01),
+        lambda p: torch.optim.RMSprop(p, lr=0.01),
+    ],
+)
 def test_any_optimizer_is_accepted_and_keeps_its_learning_rate(make):
     model = linear()
     optimizer = make(model.parameters())
@@ -260,17 +269,20 @@ def tensors():
     return TRAIN.tensors()
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(train=tensors()), "must be d2lres.data.Images.*wrap your own tensors"),
-    (dict(test=tensors()), "must be d2lres.data.Images"),
-    (dict(epochs=0), "epochs and batch_size must be at least 1"),
-    (dict(batch_size=0), "epochs and batch_size must be at least 1"),
-    (dict(train=TRAIN[:1]), "train needs two images"),
-    (dict(lr=0.1, optimizer=True), "lr belongs to the default optimizer"),
-    (dict(scheduler=True), "a scheduler needs the optimizer it drives"),
-    (dict(lr=-1.0), "learning rate"),
-    (dict(label_smoothing=1.5), "label_smoothing"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(train=tensors()), "must be d2lres.data.Images.*wrap your own tensors"),
+        (dict(test=tensors()), "must be d2lres.data.Images"),
+        (dict(epochs=0), "epochs and batch_size must be at least 1"),
+        (dict(batch_size=0), "epochs and batch_size must be at least 1"),
+        (dict(train=TRAIN[:1]), "train needs two images"),
+        (dict(lr=0.1, optimizer=True), "lr belongs to the default optimizer"),
+        (dict(scheduler=True), "a scheduler needs the optimizer it drives"),
+        (dict(lr=-1.0), "learning rate"),
+        (dict(label_smoothing=1.5), "label_smoothing"),
+    ],
+)
 def test_bad_input_raises_valueerror_and_trains_nothing(arguments, message):
     model = linear()
     before = weights(model)
@@ -285,6 +297,7 @@ def test_bad_input_raises_valueerror_and_trains_nothing(arguments, message):
 
 
 # Evaluation.
+
 
 def test_evaluate_is_mean_cross_entropy_and_accuracy_in_eval_mode():
     model = resnet()
@@ -312,8 +325,10 @@ def test_evaluate_leaves_the_model_as_it_was_whatever_happens(stop):
     modes = [module.training for module in model.modules()]
     grads, state = [p.grad.clone() for p in model.parameters()], weights(model)
     if stop:
+
         def fail(module, args):
             raise stop
+
         model.fc.register_forward_pre_hook(fail)
         with pytest.raises(stop):
             evaluate(model, TEST)
@@ -326,6 +341,7 @@ def test_evaluate_leaves_the_model_as_it_was_whatever_happens(stop):
 
 
 # Ctrl-C.
+
 
 @pytest.mark.parametrize("at_batch, epochs_done", [(1, 0), (2, 0), (4, 1), (9, 2)])
 def test_ctrl_c_returns_the_history_so_far(monkeypatch, at_batch, epochs_done):
@@ -364,10 +380,18 @@ def test_a_real_sigint_ends_the_run_and_the_checkpoint_resumes_it(tmp_path):
                         progress=True)
         print("interrupted", history.interrupted, len(history.loss), flush=True)
     """)
-    environment = os.environ | {"PYTHONPATH": str(Path(training.__file__).parent.parent),
-                                "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, env=environment,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(training.__file__).parent.parent),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         checkpoint, patience = tmp_path / "run.pt", time.monotonic() + 60
         while not checkpoint.exists() and process.poll() is None and time.monotonic() < patience:
@@ -391,6 +415,7 @@ def test_a_real_sigint_ends_the_run_and_the_checkpoint_resumes_it(tmp_path):
 
 # Checkpoints: exact resume.
 
+
 def adam(model):
     return dict(optimizer=torch.optim.Adam(model.parameters(), lr=0.01))
 
@@ -401,13 +426,21 @@ def adam_with_steps(model):
 
 
 @pytest.mark.parametrize("epochs_done", [1, 2, 3])
-@pytest.mark.parametrize("make, options, drivers", [
-    (resnet, {}, None), (resnet, dict(augment=True), None), (with_dropout, {}, None),
-    (resnet, {}, adam), (with_dropout, dict(augment=True), adam_with_steps),
-    (resnet, dict(label_smoothing=0.1, lr=0.3, seed=9), None)],
-    ids=["default", "augment", "dropout", "adam", "all", "settings"])
+@pytest.mark.parametrize(
+    "make, options, drivers",
+    [
+        (resnet, {}, None),
+        (resnet, dict(augment=True), None),
+        (with_dropout, {}, None),
+        (resnet, {}, adam),
+        (with_dropout, dict(augment=True), adam_with_steps),
+        (resnet, dict(label_smoothing=0.1, lr=0.3, seed=9), None),
+    ],
+    ids=["default", "augment", "dropout", "adam", "all", "settings"],
+)
 def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(
-        tmp_path, make, options, drivers, epochs_done):
+    tmp_path, make, options, drivers, epochs_done
+):
     options = dict(epochs=4, batch_size=16, test=TEST) | options
 
     def run(model, **more):
@@ -483,21 +516,34 @@ def refused(path, message, model=None, **options):
     return text
 
 
-@pytest.mark.parametrize("other", [
-    dict(epochs=3), dict(batch_size=8), dict(seed=1), dict(lr=0.2), dict(augment=True),
-    dict(label_smoothing=0.1)])
+@pytest.mark.parametrize(
+    "other",
+    [
+        dict(epochs=3),
+        dict(batch_size=8),
+        dict(seed=1),
+        dict(lr=0.2),
+        dict(augment=True),
+        dict(label_smoothing=0.1),
+    ],
+)
 def test_a_checkpoint_of_other_settings_is_refused(checkpoint, other):
-    (name, value), = other.items()
-    refused(checkpoint, f"belongs to a run with {name}=.*, not {value}: use the same settings",
-            **other)
+    ((name, value),) = other.items()
+    refused(
+        checkpoint, f"belongs to a run with {name}=.*, not {value}: use the same settings", **other
+    )
 
 
 def test_a_checkpoint_of_other_parameter_groups_is_refused(tmp_path):
     path, model, other = tmp_path / "run.pt", linear(), linear()
     fit(model, TRAIN, TEST, checkpoint=path, **SAME, **adam(model))
     groups = [dict(params=[p]) for p in other.parameters()]
-    refused(path, "was made with another optimizer: use the same one", other,
-            optimizer=torch.optim.Adam(groups, lr=0.01))
+    refused(
+        path,
+        "was made with another optimizer: use the same one",
+        other,
+        optimizer=torch.optim.Adam(groups, lr=0.01),
+    )
 
 
 def test_a_checkpoint_of_other_images_is_refused(checkpoint):
@@ -506,14 +552,21 @@ def test_a_checkpoint_of_other_images_is_refused(checkpoint):
         fit(model, TRAIN[:30], TEST, checkpoint=checkpoint, **SAME)
 
 
-@pytest.mark.parametrize("make, message", [
-    (lambda: resnet(shortcut="B"),
-     r"layer2.0.downsample.0.weight is absent there and \(4, 2, 1, 1\) here"),
-    (linear, "is of another architecture: .* absent"),
-    (lambda: cifar_resnet(8, in_channels=1, width=3),
-     r"is \(2, 1, 3, 3\) there and \(3, 1, 3, 3\)"),
-    (lambda: cifar_resnet(14, in_channels=1, width=2), "another architecture.*absent there"),
-])
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (
+            lambda: resnet(shortcut="B"),
+            r"layer2.0.downsample.0.weight is absent there and \(4, 2, 1, 1\) here",
+        ),
+        (linear, "is of another architecture: .* absent"),
+        (
+            lambda: cifar_resnet(8, in_channels=1, width=3),
+            r"is \(2, 1, 3, 3\) there and \(3, 1, 3, 3\)",
+        ),
+        (lambda: cifar_resnet(14, in_channels=1, width=2), "another architecture.*absent there"),
+    ],
+)
 def test_a_checkpoint_of_another_architecture_is_refused(checkpoint, make, message):
     refused(checkpoint, message, make())
 
@@ -523,10 +576,17 @@ def test_a_checkpoint_of_the_plain_twin_is_refused(checkpoint):
     refused(checkpoint, "another architecture", resnet(residual=False))
 
 
-@pytest.mark.parametrize("drivers, message", [
-    (adam, "optimizer=SGD, not Adam"), (adam_with_steps, "optimizer=SGD, not Adam"),
-    (lambda model: dict(optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)),
-     "scheduler=OneCycleLR, not None")])
+@pytest.mark.parametrize(
+    "drivers, message",
+    [
+        (adam, "optimizer=SGD, not Adam"),
+        (adam_with_steps, "optimizer=SGD, not Adam"),
+        (
+            lambda model: dict(optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)),
+            "scheduler=OneCycleLR, not None",
+        ),
+    ],
+)
 def test_a_checkpoint_of_another_optimizer_is_refused(checkpoint, drivers, message):
     model = resnet(seed=8)
     extra = drivers(model)
@@ -541,11 +601,17 @@ def test_a_checkpoint_of_another_scheduler_is_refused(tmp_path):
     other = resnet()
     refused(path, "scheduler=StepLR, not None", other, **adam(other))
     optimizer = torch.optim.Adam(other.parameters(), lr=0.01)
-    refused(path, "scheduler=StepLR, not OneCycleLR", other, optimizer=optimizer,
-            scheduler=OneCycleLR(optimizer, 0.01, 6))
+    refused(
+        path,
+        "scheduler=StepLR, not OneCycleLR",
+        other,
+        optimizer=optimizer,
+        scheduler=OneCycleLR(optimizer, 0.01, 6),
+    )
 
 
 # Checkpoints: damage.
+
 
 def test_a_truncated_checkpoint_is_refused_whatever_its_length(finished, tmp_path):
     content, path = finished[0].read_bytes(), tmp_path / "run.pt"
@@ -556,8 +622,17 @@ def test_a_truncated_checkpoint_is_refused_whatever_its_length(finished, tmp_pat
         refused(path, "delete it to start afresh|Delete it to start afresh")
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 5000, b"not a checkpoint", b"PK\3\4" + b"x" * 99,
-                                     "<html>not found</html>".encode(), bytes(range(256)) * 20])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 5000,
+        b"not a checkpoint",
+        b"PK\3\4" + b"x" * 99,
+        b"<html>not found</html>",
+        bytes(range(256)) * 20,
+    ],
+)
 def test_what_is_no_checkpoint_is_refused(tmp_path, content):
     path = tmp_path / "run.pt"
     path.write_bytes(content)
@@ -589,20 +664,27 @@ class Payload:
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("hide", [
-    lambda payload, path, state: torch.save(payload, path),
-    lambda payload, path, state: torch.save(state | {"history": payload}, path),
-    lambda payload, path, state: path.write_bytes(pickle.dumps(payload)),
-    lambda payload, path, state: torch.save(payload, path, _use_new_zipfile_serialization=False)],
-    ids=["alone", "inside", "pickle", "old format"])
+@pytest.mark.parametrize(
+    "hide",
+    [
+        lambda payload, path, state: torch.save(payload, path),
+        lambda payload, path, state: torch.save(state | {"history": payload}, path),
+        lambda payload, path, state: path.write_bytes(pickle.dumps(payload)),
+        lambda payload, path, state: torch.save(
+            payload, path, _use_new_zipfile_serialization=False
+        ),
+    ],
+    ids=["alone", "inside", "pickle", "old format"],
+)
 def test_a_malicious_checkpoint_runs_no_code(checkpoint, tmp_path, hide):
     owned = tmp_path / "owned"
     state = torch.load(checkpoint, weights_only=True)
     hide(Payload(owned), checkpoint, state)
     refused(checkpoint, "holds more than tensors and plain data, so it was not opened")
     assert not owned.exists()
-    torch.load(checkpoint, weights_only=False) if hide.__code__.co_names[0] == "torch" else \
-        pickle.loads(checkpoint.read_bytes())
+    torch.load(checkpoint, weights_only=False) if hide.__code__.co_names[
+        0
+    ] == "torch" else pickle.loads(checkpoint.read_bytes())
     assert owned.exists()  # the payload would have run
 
 
@@ -628,11 +710,20 @@ def test_a_place_that_cannot_be_written_to_is_named_before_training(tmp_path):
     assert same(model, before)
 
 
-@pytest.mark.parametrize("crash", [
-    OSError(28, "No space left on device"), RuntimeError("basic_ios::clear: iostream error"),
-    MemoryError(), KeyboardInterrupt(), pickle.PicklingError("cannot pickle")], ids=repr)
+@pytest.mark.parametrize(
+    "crash",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("basic_ios::clear: iostream error"),
+        MemoryError(),
+        KeyboardInterrupt(),
+        pickle.PicklingError("cannot pickle"),
+    ],
+    ids=repr,
+)
 def test_a_crash_while_writing_leaves_the_old_checkpoint_whole_and_no_junk(
-        tmp_path, monkeypatch, crash):
+    tmp_path, monkeypatch, crash
+):
     path, original, saved = tmp_path / "run.pt", torch.save, []
 
     def save(state, target):
@@ -662,7 +753,8 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint_whole_and_no_junk(
 
 @pytest.mark.parametrize("free, reason", [(0, "the disk is full"), (2**30, "unexpected pos 24")])
 def test_a_full_disk_is_called_so_and_not_what_pytorch_calls_it(
-        tmp_path, monkeypatch, free, reason):
+    tmp_path, monkeypatch, free, reason
+):
     def save(state, target):
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 24 vs 20")
 
@@ -690,6 +782,7 @@ def test_a_process_killed_while_writing_leaves_the_old_checkpoint_whole(tmp_path
 
 # Divergence.
 
+
 @pytest.mark.parametrize("at, epochs_done", [(1, 0), (3, 0), (4, 1), (8, 2)])
 def test_a_nan_loss_stops_with_an_explanation_and_the_history(at, epochs_done):
     with pytest.raises(TrainingDiverged, match="lower the learning rate") as caught:
@@ -716,8 +809,10 @@ def test_a_huge_learning_rate_diverges():
 
 # Progress.
 
-@pytest.mark.parametrize("environment, progress", [("0", None), ("0", False), ("1", False),
-                                                   (None, False)])
+
+@pytest.mark.parametrize(
+    "environment, progress", [("0", None), ("0", False), ("1", False), (None, False)]
+)
 def test_nothing_is_printed_when_progress_is_not_wanted(monkeypatch, capfd, environment, progress):
     monkeypatch.delenv("D2LRES_PROGRESS")
     if environment is not None:

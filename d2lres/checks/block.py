@@ -107,15 +107,18 @@ def block_arguments(choose: Callable[[tuple, tuple], dict]) -> str:
             raise Wrong(f"return a dict with the keys {', '.join(names)}.")
         case = f"{before} -> {after}"
         if (given["input_channels"], given["num_channels"]) != (before[0], after[0]):
-            raise Wrong(f"{case}: the channels are the first of the three numbers, {before[0]} "
-                        f"and {after[0]}.")  # fmt: skip
+            raise Wrong(
+                f"{case}: the channels are the first of the three numbers, {before[0]} "
+                f"and {after[0]}."
+            )
         strides, used = given.get("strides", 1), bool(given.get("use_1x1conv", False))
         if not isinstance(strides, int) or strides < 1:
             raise Wrong(f"{case}: strides must be a whole number from 1 up, not {strides}.")
         side = -(-before[1] // strides)
         if side != after[1]:
-            raise Wrong(f"{case}: strides={strides} gives a side of {side}, since sides are "
-                        "rounded up.")  # fmt: skip
+            raise Wrong(
+                f"{case}: strides={strides} gives a side of {side}, since sides are rounded up."
+            )
         if used and before == after:
             raise Wrong(f"{case}: the shape stays, so the identity will do: use_1x1conv=False.")
         if not used and before != after:
@@ -146,8 +149,10 @@ def repaired(kind: type[nn.Module]) -> str:
     y.square().sum().backward()
     idle = [n for n in names if getattr(block, n).weight.grad is None]
     if idle:
-        raise Wrong(f"{', '.join(idle)} took no part in the output: each layer must get the result "
-                    "of the one before.")  # fmt: skip
+        raise Wrong(
+            f"{', '.join(idle)} took no part in the output: each layer must get the result "
+            "of the one before."
+        )
     out = F.relu(block.bn1(block.conv1(x)))
     out = F.relu(block.bn2(block.conv2(out)))
     out = block.bn3(block.conv3(out))
@@ -158,8 +163,10 @@ def repaired(kind: type[nn.Module]) -> str:
     if torch.allclose(y, x + F.relu(out), atol=1e-5):
         raise Wrong("the last ReLU comes before the addition; it belongs after it.")
     if not torch.allclose(y, F.relu(x + out), atol=1e-5):
-        raise Wrong("the layers run in another order than conv1, bn1, ReLU, conv2, bn2, ReLU, "
-                    "conv3, bn3, + x, ReLU.")  # fmt: skip
+        raise Wrong(
+            "the layers run in another order than conv1, bn1, ReLU, conv2, bn2, ReLU, "
+            "conv3, bn3, + x, ReLU."
+        )
     return "all three convolutions take part. The right shape alone had proved nothing."
 
 
@@ -220,11 +227,11 @@ def make_identity(change: Callable[[Residual], None]) -> str:
         )
     block.train()(x).square().sum().backward()
     alive = bool(block.bn2.weight.grad.any())
-    return (
-        "x >= 0 passes in both modes, "
-        + ("and bn2's weight still gets a gradient, so training can wake the branch up." if alive
-           else "whatever the convolutions hold.")
-    )  # fmt: skip
+    return "x >= 0 passes in both modes, " + (
+        "and bn2's weight still gets a gradient, so training can wake the branch up."
+        if alive
+        else "whatever the convolutions hold."
+    )
 
 
 @check
@@ -252,8 +259,10 @@ def without_biases(change: Callable[[Residual], None]) -> str:
         if not torch.equal(conv.weight, weights[f"{name}.weight"]):
             raise Wrong(f"{name}.weight has changed; the biases can go without that.")
     _check_modes(block, modes)
-    same = {mode: torch.allclose(block.train(mode)(x), expected[mode], atol=1e-4)
-            for mode in (False, True)}  # fmt: skip
+    same = {
+        mode: torch.allclose(block.train(mode)(x), expected[mode], atol=1e-4)
+        for mode in (False, True)
+    }
     if not same[True] and not same[False]:
         raise Wrong(
             "the output changes in both modes: conv3's bias has no BN behind it; which other bias "

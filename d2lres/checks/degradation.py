@@ -53,23 +53,55 @@ def contains(answer) -> str:
 
     legendre = torch.stack([x**0, x, (3 * x**2 - 1) / 2], dim=1)
     for large, small, expected, advice in (
-        (powers(0, 1, 2, 3), powers(0, 1), True,
-         "the powers 0 to 3 contain the powers 0 and 1: set two weights to 0."),
-        (powers(0, 1), powers(0, 1, 2, 3), False,
-         "the powers 0 and 1 do not contain the powers 0 to 3: is the order (large, small)?"),
-        (powers(0, 2, 4, 6), powers(1, 3), False,
-         "more columns are not enough: no sum of even powers is odd."),
-        (powers(0, 1, 2), legendre, True,
-         "a column of `small` need not be a column of `large`: a sum of several columns counts."),
-        (legendre, powers(2), True,
-         "x to the 2 is a sum of columns of `large`, though none of them equals it."),
-        (powers(0, 1), powers(0, 1, 1, 0), True,
-         "repeated columns add nothing: `small` may have more columns and still be contained."),
-        (powers(0, 1, 1), powers(1), True,
-         "repeated columns of `large` take nothing away: count independent columns."),
-        (powers(0, 1, 2), powers(1, 3), False,
-         "every column of `small` has to be in the class, not just one of them."),
-    ):  # fmt: skip
+        (
+            powers(0, 1, 2, 3),
+            powers(0, 1),
+            True,
+            "the powers 0 to 3 contain the powers 0 and 1: set two weights to 0.",
+        ),
+        (
+            powers(0, 1),
+            powers(0, 1, 2, 3),
+            False,
+            "the powers 0 and 1 do not contain the powers 0 to 3: is the order (large, small)?",
+        ),
+        (
+            powers(0, 2, 4, 6),
+            powers(1, 3),
+            False,
+            "more columns are not enough: no sum of even powers is odd.",
+        ),
+        (
+            powers(0, 1, 2),
+            legendre,
+            True,
+            "a column of `small` need not be a column of `large`: a sum of several columns counts.",
+        ),
+        (
+            legendre,
+            powers(2),
+            True,
+            "x to the 2 is a sum of columns of `large`, though none of them equals it.",
+        ),
+        (
+            powers(0, 1),
+            powers(0, 1, 1, 0),
+            True,
+            "repeated columns add nothing: `small` may have more columns and still be contained.",
+        ),
+        (
+            powers(0, 1, 1),
+            powers(1),
+            True,
+            "repeated columns of `large` take nothing away: count independent columns.",
+        ),
+        (
+            powers(0, 1, 2),
+            powers(1, 3),
+            False,
+            "every column of `small` has to be in the class, not just one of them.",
+        ),
+    ):
         got = answer(large, small)
         if got is None:
             raise NotImplementedError
@@ -155,13 +187,23 @@ def gaps(answer) -> str:
         ("residual", 56): ((0.00, 0.02, 0.10), (0.02, 0.03, 0.14)),
     }
     runs = [
-        dict(kind=kind, depth=depth, seed=seed,
-             history=dict(loss=[1.0, 0.5], accuracy=[0.5, 1 - in_training], seconds=[1.0, 1.0],
-                          test_loss=[1.0, 0.5], test_accuracy=[0.5, 1 - test]),
-             train=dict(loss=0.4, accuracy=1 - train), test=dict(loss=0.5, accuracy=1 - test))
+        dict(
+            kind=kind,
+            depth=depth,
+            seed=seed,
+            history=dict(
+                loss=[1.0, 0.5],
+                accuracy=[0.5, 1 - in_training],
+                seconds=[1.0, 1.0],
+                test_loss=[1.0, 0.5],
+                test_accuracy=[0.5, 1 - test],
+            ),
+            train=dict(loss=0.4, accuracy=1 - train),
+            test=dict(loss=0.5, accuracy=1 - test),
+        )
         for (kind, depth), both in errors.items()
         for seed, (train, in_training, test) in zip((0, 3), both)
-    ]  # fmt: skip
+    ]
     order = [7, 2, 11, 5, 0, 9, 4, 1, 10, 3, 8, 6]  # neither depths nor seeds are sorted
     runs = [runs[i] for i in order]
     for shallow, deep in ((20, 56), (8, 20)):
@@ -180,15 +222,21 @@ def gaps(answer) -> str:
 
         expected = gap("plain", 0)
         for values, advice in (
-            ([-v for v in expected], "the sign is turned: the deep error minus the shallow one, so "
-             "that a positive gap means degradation."),
+            (
+                [-v for v in expected],
+                "the sign is turned: the deep error minus the shallow one, so "
+                "that a positive gap means degradation.",
+            ),
             (gap("plain", 2), "these are test errors: degradation is about `train`."),
-            (gap("plain", 1), "these are the accuracies while training: use those of the finished "
-             'network, run["train"].'),
+            (
+                gap("plain", 1),
+                "these are the accuracies while training: use those of the finished "
+                'network, run["train"].',
+            ),
             (gap("residual", 0), "these are the residual networks: select the plain ones."),
             ([100 * v for v in expected], "these are percentages: give fractions, -1 to 1."),
             (expected[::-1], "the seeds are mixed up: pair runs by their seed, not by position."),
-        ):  # fmt: skip
+        ):
             if _close(got, values) and not _close(got, expected):
                 raise Wrong(advice)
         if not _close(got, expected):

@@ -40,7 +40,9 @@ def stack_gradient(answer) -> str:
             if _close(got, plain if residual else added):
                 raise Wrong(f"for residual={residual} you give the gradient of the other stack.")
             if residual and _close(got, 1 + plain):
-                raise Wrong("there is a shortcut around each block, not one around the whole stack.")
+                raise Wrong(
+                    "there is a shortcut around each block, not one around the whole stack."
+                )
             if _close(got, sum(slopes) + residual) or _close(got, sum(1 + j for j in slopes)):
                 raise Wrong("slopes of steps that follow each other multiply, they do not add up.")
             raise Wrong(
@@ -93,7 +95,7 @@ def first_to_last(answer) -> str:
         if not training:
             mistakes["that is eval mode: BN must use the batch, call .train()."] = as_given
         got = _number(answer(model, x, y))
-        if not (_close(got, expected, 1e-3) or training and _close(got, as_given, 1e-3)):
+        if not (_close(got, expected, 1e-3) or (training and _close(got, as_given, 1e-3))):
             for advice, value in mistakes.items():
                 if _close(got, value, 1e-3):
                     raise Wrong(advice)
@@ -121,20 +123,25 @@ def _first_to_last(model: nn.Module, x, y) -> tuple[float, dict[str, float]]:
     expected, sizes = ratio(first, last), last.numel() / first.numel()
     return expected, {
         "it is upside down: divide the first norm by the last.": 1 / expected,
-        "the last parameter is the linear layer's bias: take the last one with four dimensions.":
-            ratio(first, gradients[-1]),
+        "the last parameter is the linear layer's bias: take the last one with four dimensions.": ratio(
+            first, gradients[-1]
+        ),
         "the last with two dimensions or more is the linear layer's weight: take the last one with "
         "four.": ratio(first, gradients[-2]),
-        "you add to old gradients: work on a copy, or use torch.autograd.grad.":
-            ratio(first + 1, last + 1),
+        "you add to old gradients: work on a copy, or use torch.autograd.grad.": ratio(
+            first + 1, last + 1
+        ),
         "these are squared norms.": expected**2,
-        "these are root mean squares: a norm is not divided by the number of elements.":
-            expected * sizes**0.5,
-        "these are means of absolute values: take the root of the sum of squares.":
-            ratio(first, last, 1) * sizes,
-        "these are the largest elements: take the root of the sum of squares.":
-            ratio(first, last, math.inf),
-    }  # fmt: skip
+        "these are root mean squares: a norm is not divided by the number of elements.": expected
+        * sizes**0.5,
+        "these are means of absolute values: take the root of the sum of squares.": ratio(
+            first, last, 1
+        )
+        * sizes,
+        "these are the largest elements: take the root of the sum of squares.": ratio(
+            first, last, math.inf
+        ),
+    }
 
 
 def _traces(model: nn.Module) -> dict[str, object]:
@@ -181,12 +188,19 @@ def _check_layers(block: nn.Module, channels: int) -> None:
         conv = getattr(block, name)
         if not isinstance(conv, nn.Conv2d):
             raise Wrong(f"{name} must be an nn.Conv2d.")
-        for what, *right in (("kernel_size", (3, 3)), ("dilation", (1, 1)), ("groups", 1),
-                             ("stride", (1, 1)), ("padding", (1, 1), "same"),
-                             (size, channels, 0)):  # fmt: skip
+        for what, *right in (
+            ("kernel_size", (3, 3)),
+            ("dilation", (1, 1)),
+            ("groups", 1),
+            ("stride", (1, 1)),
+            ("padding", (1, 1), "same"),
+            (size, channels, 0),
+        ):
             if getattr(conv, what) not in right:  # a lazy convolution has in_channels 0
-                raise Wrong(f"with {channels} channels {name} has {what}={getattr(conv, what)}: "
-                            f"it must be {right[0]}.")  # fmt: skip
+                raise Wrong(
+                    f"with {channels} channels {name} has {what}={getattr(conv, what)}: "
+                    f"it must be {right[0]}."
+                )
     if block.conv1.weight is block.conv2.weight:
         raise Wrong("conv1 and conv2 are one and the same: each needs weights of its own.")
     known = {id(p) for part in (block.conv1, block.conv2) for p in part.parameters()}
@@ -202,7 +216,9 @@ def _compare(block: nn.Module, x) -> None:
         if not getattr(block, name).weight.any():
             raise Wrong(f"the weights of {name} start at 0, so alpha gets no gradient: leave them.")
     if out.shape != x.shape:
-        raise Wrong(f"the shape changes from {tuple(x.shape)} to {tuple(out.shape)}: set padding=1.")
+        raise Wrong(
+            f"the shape changes from {tuple(x.shape)} to {tuple(out.shape)}: set padding=1."
+        )
     alpha, conv1, conv2 = block.alpha, block.conv1, block.conv2
     expected, right = _backward(block, lambda x: F.relu(x + alpha * conv2(F.relu(conv1(x)))), x)
     if not torch.allclose(out, expected, atol=1e-5):
@@ -210,14 +226,17 @@ def _compare(block: nn.Module, x) -> None:
         for advice, value in {
             "the last ReLU, after the addition, is missing.": x + alpha * branch,
             "the ReLU between the convolutions is missing.": F.relu(x + alpha * conv2(conv1(x))),
-            "the branch ends with a ReLU of its own, so it can only add: leave it out.":
-                F.relu(x + alpha * F.relu(branch)),
+            "the branch ends with a ReLU of its own, so it can only add: leave it out.": F.relu(
+                x + alpha * F.relu(branch)
+            ),
             "alpha scales the shortcut: it belongs to the branch.": F.relu(alpha * x + branch),
-        }.items():  # fmt: skip
+        }.items():
             if torch.allclose(out, value, atol=1e-5):
                 raise Wrong(advice)
-        raise Wrong(f"with alpha = {alpha.item():.1f} the block is not "
-                    "relu(x + alpha * conv2(relu(conv1(x)))).")  # fmt: skip
+        raise Wrong(
+            f"with alpha = {alpha.item():.1f} the block is not "
+            "relu(x + alpha * conv2(relu(conv1(x))))."
+        )
     for name, gradient in gradients.items():
         if gradient is None or not torch.allclose(gradient, right[name], rtol=1e-3, atol=1e-3):
             raise Wrong(

@@ -12,14 +12,23 @@ from d2lres.networks import make_shortcut
 @check
 def output_size(function) -> str:
     """The side of a convolution's output: (size, kernel, stride, padding) -> int."""
-    cases = [(28, 5, 1, 0), (224, 7, 2, 3), (112, 3, 2, 1), (224, 7, 2, 0), (55, 3, 2, 1),
-             (30, 3, 3, 1), (7, 1, 2, 0)]  # fmt: skip
+    cases = [
+        (28, 5, 1, 0),
+        (224, 7, 2, 3),
+        (112, 3, 2, 1),
+        (224, 7, 2, 0),
+        (55, 3, 2, 1),
+        (30, 3, 3, 1),
+        (7, 1, 2, 0),
+    ]
     for case in cases:
         size, kernel, stride, padding = case
         right = F.conv2d(
-            torch.zeros(1, 1, size, size), torch.zeros(1, 1, kernel, kernel),
-            stride=stride, padding=padding,
-        ).shape[-1]  # fmt: skip
+            torch.zeros(1, 1, size, size),
+            torch.zeros(1, 1, kernel, kernel),
+            stride=stride,
+            padding=padding,
+        ).shape[-1]
         got = function(size, kernel, stride, padding)
         if got == right:
             continue
@@ -48,7 +57,9 @@ _SIZE_MISTAKES = {
     lambda n, k, s, p: (n - k) // s + 1: "the padding is missing",
     lambda n, k, s, p: (n - k) // s + 1 + p: "the padding belongs inside, before the division",
     lambda n, k, s, p: (n - k) // s + 1 + 2 * p: "the padding belongs inside, before the division",
-    lambda n, k, s, p: n + 2 * p - k + 1: "with a stride the kernel makes fewer steps: divide by it",
+    lambda n, k, s, p: (
+        n + 2 * p - k + 1
+    ): "with a stride the kernel makes fewer steps: divide by it",
 }
 
 
@@ -89,9 +100,7 @@ def _stage(a: int, c: int, n: int) -> int:
 _STAGE_MISTAKES = {
     lambda a, c, n: -a * c - c: "the 1x1 convolution on the shortcut is missing",
     lambda a, c, n: -a * c: "the 1x1 convolution on the shortcut has weights, too",
-    lambda a, c, n: -(2 * n + 1) * c: (
-        "the convolutions have biases, one for each output channel"
-    ),
+    lambda a, c, n: -(2 * n + 1) * c: ("the convolutions have biases, one for each output channel"),
     lambda a, c, n: -2 * n * c: (
         "have the 3x3 convolutions a bias for each output channel, and each BN a scale and a shift"
     ),
@@ -149,9 +158,7 @@ def resnet34_from_blocks(build) -> str:
             f"two images must give logits (2, 10), yours give {tuple(out.shape)}: end with a "
             "global average pool, Flatten and Linear."
         )
-    if torch.allclose(out.exp().sum(1), torch.ones(2)) or torch.allclose(
-        out.sum(1), torch.ones(2)
-    ):
+    if torch.allclose(out.exp().sum(1), torch.ones(2)) or torch.allclose(out.sum(1), torch.ones(2)):
         raise Wrong("return logits, without a softmax: cross-entropy has its own.")
 
     stem, side = sides[0]
@@ -201,14 +208,18 @@ def resnet34_from_blocks(build) -> str:
 def _compare_outputs(net: nn.Module, bias: bool) -> None:
     """Wrong unless `net`, in eval mode, computes what ResNet-34 computes with the same weights."""
     reference = nn.Sequential(
-        nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=bias), nn.BatchNorm2d(64), nn.ReLU(),
+        nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=bias),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
         nn.MaxPool2d(3, stride=2, padding=1),
         *d2lres_blocks.resnet_block(64, 64, 3, first_block=True),
         *d2lres_blocks.resnet_block(64, 128, 4),
         *d2lres_blocks.resnet_block(128, 256, 6),
         *d2lres_blocks.resnet_block(256, 512, 3),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10),
-    ).eval()  # fmt: skip
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(512, 10),
+    ).eval()
     x = torch.randn(2, 1, 64, 64)
     theirs, ours = _layers(net.eval(), x), _layers(reference, x)
     for kind, layers in ours.items():
@@ -267,9 +278,16 @@ def _layers(net: nn.Module, x: Tensor) -> dict[str, list[nn.Module]]:
 def make_layer(build) -> str:
     """A stage builder (block, inplanes, planes, blocks, stride) -> nn.Sequential, torchvision's."""
     basic, bottleneck = d2lres_blocks.BasicBlock, d2lres_blocks.Bottleneck
-    cases = [(basic, 64, 64, 2, 1), (basic, 64, 128, 3, 2), (basic, 64, 128, 6, 2),
-             (basic, 32, 32, 1, 1), (basic, 32, 32, 2, 2), (bottleneck, 64, 16, 2, 1),
-             (bottleneck, 64, 32, 4, 2), (bottleneck, 16, 16, 3, 1)]  # fmt: skip
+    cases = [
+        (basic, 64, 64, 2, 1),
+        (basic, 64, 128, 3, 2),
+        (basic, 64, 128, 6, 2),
+        (basic, 32, 32, 1, 1),
+        (basic, 32, 32, 2, 2),
+        (bottleneck, 64, 16, 2, 1),
+        (bottleneck, 64, 32, 4, 2),
+        (bottleneck, 16, 16, 3, 1),
+    ]
     for block, inplanes, planes, blocks, stride in cases:
         call = f"make_layer({block.__name__}, {inplanes}, {planes}, {blocks}, stride={stride})"
         layer = build(block, inplanes, planes, blocks, stride)
@@ -287,9 +305,11 @@ def make_layer(build) -> str:
                     "block multiplies by its expansion itself."
                 )
         _, out = _sides(
-            layer, torch.rand(1, inplanes, 8, 8), f"{call}: ",
+            layer,
+            torch.rand(1, inplanes, 8, 8),
+            f"{call}: ",
             "make a shortcut whenever the stride or the channels change the shape.",
-        )  # fmt: skip
+        )
         right = (1, planes * block.expansion, 8 // stride, 8 // stride)
         if out.shape != right:
             given = (1, inplanes, 8, 8)

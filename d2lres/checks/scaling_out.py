@@ -20,13 +20,19 @@ def whole_gradient(answer) -> str:
         if torch.allclose(got, expected, atol=1e-5):
             continue
         for value, advice in (
-            (sum(gradients) / 3, "that is the plain mean: a share of 5 images must count five times "
-             "as much as a share of 1."),
+            (
+                sum(gradients) / 3,
+                "that is the plain mean: a share of 5 images must count five times "
+                "as much as a share of 1.",
+            ),
             (sum(gradients), "that is the sum: divide by something."),
             (expected * sum(counts), "those are sums over images: divide by the number of images."),
-            (expected * sum(counts) / 3, "divide by the number of images of the whole batch, not by "
-             "the number of processes."),
-        ):  # fmt: skip
+            (
+                expected * sum(counts) / 3,
+                "divide by the number of images of the whole batch, not by "
+                "the number of processes.",
+            ),
+        ):
             if torch.allclose(got, value, atol=1e-5):
                 raise Wrong(advice)
         raise Wrong(
@@ -63,17 +69,27 @@ def whole_statistics(answer) -> str:
         weights = torch.tensor(counts) / sum(counts)
         within = sum(w * v for w, v in zip(weights, variances))
         for value, advice in (
-            (within, "that is the mean of the variances: the shares' means differ from each other, "
-             "and that spread belongs to the whole, too."),
-            (sum(variances) / len(counts), "the mean of the variances leaves out how far apart the "
-             "shares' means are."),
-            (expected - within, "that is the spread of the means alone: add the shares' own "
-             "variances."),
+            (
+                within,
+                "that is the mean of the variances: the shares' means differ from each other, "
+                "and that spread belongs to the whole, too.",
+            ),
+            (
+                sum(variances) / len(counts),
+                "the mean of the variances leaves out how far apart the shares' means are.",
+            ),
+            (
+                expected - within,
+                "that is the spread of the means alone: add the shares' own variances.",
+            ),
             (whole.var(0), "divide by the number of images, not by one less, as batch norm does."),
-            (within + mean**2, "E[x²] of the whole is the mean of variance + mean²: the square of "
-             "the mean is still to be taken off."),
+            (
+                within + mean**2,
+                "E[x²] of the whole is the mean of variance + mean²: the square of "
+                "the mean is still to be taken off.",
+            ),
             (expected.sqrt(), "that is the standard deviation: return the variance."),
-        ):  # fmt: skip
+        ):
             if _close(variance, value):
                 raise Wrong(advice)
         raise Wrong(
@@ -100,11 +116,13 @@ def seconds_a_step(answer) -> str:
             (1 / 4, "a float32 number takes 4 bytes."),
             (1 / 32, "a float32 number takes 4 bytes of 8 bits each."),
             (1 / 2, "every number travels twice: once to be summed, once to be handed out."),
-            (processes / (processes - 1), "each process sends (N - 1) / N of the gradients twice, "
-             "its own part stays."),
+            (
+                processes / (processes - 1),
+                "each process sends (N - 1) / N of the gradients twice, its own part stays.",
+            ),
             (processes, "that is the traffic of all processes: they send at the same time."),
             (1e9, "a gigabit is 10⁹ bits."),
-        ):  # fmt: skip
+        ):
             if abs(got - factor * expected) <= 1e-3 * factor * expected:
                 raise Wrong(advice)
         raise Wrong(

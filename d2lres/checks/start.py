@@ -20,7 +20,9 @@ class _Constant(nn.Module):
 
 @check
 def error_rate(answer) -> str:
-    data = Images(torch.zeros(8, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 0, 0, 0, 0, 0, 1, 2]))
+    data = Images(
+        torch.zeros(8, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 0, 0, 0, 0, 0, 1, 2])
+    )
     got = float(answer(_Constant(0), data))
     if abs(got - 25) > 1e-4:
         for value, advice in (

@@ -20,7 +20,9 @@ def recall_precision(answer) -> str:
         raise Wrong("return two tensors, (recall, precision).")
     ours, theirs = (torch.as_tensor(values, dtype=torch.float32).flatten() for values in got)
     if len(ours) != 4 or len(theirs) != 4:
-        raise Wrong(f"four classes need four values each, yours have {len(ours)} and {len(theirs)}.")
+        raise Wrong(
+            f"four classes need four values each, yours have {len(ours)} and {len(theirs)}."
+        )
     if _close(ours, precision) and _close(theirs, recall):
         raise Wrong("the two are the other way round: a row holds what is truly of a class.")
     if _close(ours, diagonal / counts.sum()):
@@ -78,16 +80,21 @@ def calibration_error(answer) -> str:
     got, expected = float(got), _calibration_error(confidence, right, 10)
     overall = abs(confidence.mean() - right.float().mean()).item()
     places = (confidence * 10).long().clamp(max=9)
-    gaps = torch.stack([
-        (confidence[places == b].mean() - right[places == b].float().mean()).abs()
-        for b in range(1, 10)
-    ])  # fmt: skip
+    gaps = torch.stack(
+        [
+            (confidence[places == b].mean() - right[places == b].float().mean()).abs()
+            for b in range(1, 10)
+        ]
+    )
     for value, advice in (
         (gaps.mean().item(), "weight each bin by its share of the images: bins differ in size."),
         (100 * expected, "this is a percentage: give a fraction, 0 to 1."),
-        ((right.float() - confidence).abs().mean().item(), "average within each bin first: a "
-         "single image is right or wrong, and says nothing about 70 %."),
-    ):  # fmt: skip
+        (
+            (right.float() - confidence).abs().mean().item(),
+            "average within each bin first: a "
+            "single image is right or wrong, and says nothing about 70 %.",
+        ),
+    ):
         if abs(got - value) < 1e-5 < abs(value - expected):
             raise Wrong(advice)
     if abs(got - expected) > 1e-5:
@@ -95,7 +102,10 @@ def calibration_error(answer) -> str:
             f"the error of this set is {expected:.4f}, yours is {got:.4f}: bins of equal width "
             "from 0 to 1, and in each |mean confidence - fraction right|."
         )
-    both = torch.tensor([0.55, 0.95, 0.95, 0.95, 1.0]), torch.tensor([True, True, True, False, False])
+    both = (
+        torch.tensor([0.55, 0.95, 0.95, 0.95, 1.0]),
+        torch.tensor([True, True, True, False, False]),
+    )
     for bins in (10, 2):
         got, expected = float(answer(*both, bins)), _calibration_error(*both, bins)
         if got != got:
@@ -149,11 +159,20 @@ def accumulate(answer) -> str:
     for value, advice in (
         (expected + 1, "the gradients of the step before are still in it: clear them first."),
         (wrong["sum"], "this is the gradient of a sum of means: a part of n images counts n / N."),
-        (wrong["mean"], "the last part is smaller than the others: weight each by its size, n / N."),
+        (
+            wrong["mean"],
+            "the last part is smaller than the others: weight each by its size, n / N.",
+        ),
         (wrong["last"], "only the last part is left: clear the gradients once, not for each part."),
-        (wrong["last"] * 0.2, "only the last part is left: clear the gradients once, not each time."),
-        (expected * 10, "this is the gradient of the summed loss: divide by the whole batch's size."),
-    ):  # fmt: skip
+        (
+            wrong["last"] * 0.2,
+            "only the last part is left: clear the gradients once, not each time.",
+        ),
+        (
+            expected * 10,
+            "this is the gradient of the summed loss: divide by the whole batch's size.",
+        ),
+    ):
         if _close(got, value) and not _close(got, expected):
             raise Wrong(advice)
     if not _close(got, expected):

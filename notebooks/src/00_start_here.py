@@ -58,8 +58,14 @@ from d2lres.data import fashion_mnist
 train, test = fashion_mnist()
 print(len(train), "training images,", len(test), "test images, each", tuple(train.images[0].shape))
 first = [(train.labels == label).nonzero()[0].item() for label in range(10)]
-figures.show(figures.images(train[first], titles=train.classes, columns=10,
-                            alt="One training image of each of the ten classes of clothing."))
+figures.show(
+    figures.images(
+        train[first],
+        titles=train.classes,
+        columns=10,
+        alt="One training image of each of the ten classes of clothing.",
+    )
+)
 
 # %% [markdown]
 # One image of each class. Some pairs are close: look at the pullover, the coat and the shirt.
@@ -102,8 +108,10 @@ race = {
 }
 scores = {"plain-44": evaluate(plain, train), "residual-44": evaluate(residual, train)}
 for name, score in scores.items():
-    print(f"{name:12}  training loss {score.loss:.2f}  training accuracy {score.accuracy:.0%}"
-          f"  {sum(race[name].seconds):.0f} s")
+    print(
+        f"{name:12}  training loss {score.loss:.2f}  training accuracy {score.accuracy:.0%}"
+        f"  {sum(race[name].seconds):.0f} s"
+    )
 assert scores["residual-44"].accuracy > scores["plain-44"].accuracy + 0.10  # holds for seeds 0-4
 
 # %% [markdown]
@@ -171,6 +179,7 @@ check.error_rate(error_rate)
 # Build the plain and the residual network of a given depth so that they start from the same weights.
 # <details><summary>Hint</summary>Each of the two constructions draws random numbers. Where must <code>torch.manual_seed</code> stand, and how often?</details>
 
+
 # %%
 def twins(depth: int, seed: int):
     """A pair (plain, residual) of `cifar_resnet(depth, in_channels=1)` with equal initial weights,
@@ -190,6 +199,7 @@ check.twins(twins)
 # ### Exercise 3 (medium, 8 minutes): know your data
 # A classifier that ignores its input can still score. What does it reach if it always answers with the most frequent class?
 # <details><summary>Hint</summary><code>torch.bincount(labels)</code> counts each class.</details>
+
 
 # %%
 def majority_accuracy(labels: torch.Tensor) -> float:

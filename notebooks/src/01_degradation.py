@@ -143,6 +143,7 @@ print("same answer to every image:", torch.allclose(answers, dead.fc.bias.expand
 #
 # **Predict**: with them, does a plain network of 56 layers classify as the one of 8 layers does?
 
+
 # %% tags=["claim:N2"]
 def relay(channels):
     """A plain block that passes on what it gets, if nothing in it is negative."""
@@ -219,12 +220,15 @@ for run in sorted(record["runs"], key=lambda run: (run["kind"], run["depth"], ru
     nets.setdefault((run["kind"], run["depth"]), []).append(run)
 for key in ("subset", "epochs", "seeds", "batch_size", "lr"):
     print(f"{key:11}", record["config"][key])
-curves = {f"{kind}-{depth}": [History(**run["history"]) for run in runs]
-          for (kind, depth), runs in nets.items()}
+curves = {
+    f"{kind}-{depth}": [History(**run["history"]) for run in runs]
+    for (kind, depth), runs in nets.items()
+}
 figures.show(figures.learning_curves(curves, log=True, title="40 epochs, five seeds"))
 
 # %% [markdown]
 # Thin lines are seeds, thick ones medians; the scale is logarithmic. Here are all six networks as they are at the end, in the same table as before and with one dot per seed:
+
 
 # %% tags=["claim:N1"]
 def error(kind, depth, part="train"):
@@ -258,8 +262,13 @@ assert loss["plain", 20] < loss["plain", 8] < loss["plain", 56] / 10
 
 # %%
 print("seed   training error: 20, 56 layers     test error: 20, 56 layers")
-for seed, *values in zip(record["config"]["seeds"], error("plain", 20), error("plain", 56),
-                         error("plain", 20, "test"), error("plain", 56, "test")):
+for seed, *values in zip(
+    record["config"]["seeds"],
+    error("plain", 20),
+    error("plain", 56),
+    error("plain", 20, "test"),
+    error("plain", 56, "test"),
+):
     print("{:>4} {:>20.1%} {:>8.1%} {:>20.1%} {:>8.1%}".format(seed, *values))
 for part in ("train", "test"):
     assert all(b > a for a, b in zip(error("plain", 20, part), error("plain", 56, part)))
@@ -332,8 +341,11 @@ change = {}
 for kind in ("plain", "residual"):
     ours = [100 * median(error(kind, depth, "test")) for depth in (20, 56)]
     change[kind] = ours[1] - ours[0]
-    print("{:8} {:13.2f} {:6.2f} {:+7.2f} {:17.2f} {:6.2f} {:+7.2f}".format(
-        kind, *paper[kind], paper[kind][1] - paper[kind][0], *ours, change[kind]))
+    print(
+        "{:8} {:13.2f} {:6.2f} {:+7.2f} {:17.2f} {:6.2f} {:+7.2f}".format(
+            kind, *paper[kind], paper[kind][1] - paper[kind][0], *ours, change[kind]
+        )
+    )
 assert change["plain"] > 2 > change["residual"]
 
 # %% [markdown]
@@ -347,6 +359,7 @@ assert change["plain"] > 2 > change["residual"]
 # ## Pitfalls
 # **The two networks differ in more than you think.** A fair comparison has the same number of parameters and the same initial weights. The second needs a seed before *each* construction.
 
+
 # %%
 def twins(depth, seed_both):
     torch.manual_seed(0)
@@ -358,9 +371,13 @@ def twins(depth, seed_both):
 
 for seed_both in (False, True):
     plain, residual = (net.state_dict() for net in twins(56, seed_both))
-    print("seed set before each:" if seed_both else "seed set once:       ",
-          "same shapes:", [v.shape for v in plain.values()] == [v.shape for v in residual.values()],
-          "  same weights:", all(torch.equal(plain[name], residual[name]) for name in plain))
+    print(
+        "seed set before each:" if seed_both else "seed set once:       ",
+        "same shapes:",
+        [v.shape for v in plain.values()] == [v.shape for v in residual.values()],
+        "  same weights:",
+        all(torch.equal(plain[name], residual[name]) for name in plain),
+    )
 
 # %% [markdown]
 # The second network takes its weights from where the first one left the random numbers. With the seed set once, you compare two things at the same time.
@@ -370,8 +387,10 @@ for seed_both in (False, True):
 # %%
 ahead = {}
 for epoch in (5, 10, 20, 30, 40):
-    ahead[epoch] = sum(more.loss[epoch - 1] < fewer.loss[epoch - 1]
-                       for fewer, more in zip(curves["plain-8"], curves["plain-20"]))
+    ahead[epoch] = sum(
+        more.loss[epoch - 1] < fewer.loss[epoch - 1]
+        for fewer, more in zip(curves["plain-8"], curves["plain-20"])
+    )
     print(f"epoch {epoch:2}: 20 plain layers are ahead for {ahead[epoch]} of 5 seeds")
 assert ahead[10] == 0 and ahead[40] >= 4
 
@@ -412,6 +431,7 @@ check.anatomy(anatomy)
 # A linear class is given by a matrix of features, one function per column, one point per row. The class is every weighted sum of the columns. Decide whether one class contains another.
 # <details><summary>Hint</summary>If the large class already contains the small one, then its columns and those of the small one side by side span no more than its own. <code>torch.linalg.matrix_rank</code> counts how many columns are independent.</details>
 
+
 # %%
 def contains(large: torch.Tensor, small: torch.Tensor) -> bool:
     """Whether every weighted sum of the columns of `small` is one of columns of `large`.
@@ -430,6 +450,7 @@ check.contains(contains)
 # ### Exercise 3 (medium, 10 minutes): silence any block
 # Deep networks use a second kind of block, the **bottleneck**, with three convolutions and `bn1`, `bn2`, `bn3`. Write a function that silences either kind and leaves everything else ready to learn.
 # <details><summary>Hint</summary>Only the last batch norm before the addition decides: <code>bn3</code> if the block has one, else <code>bn2</code>. A batch norm multiplies by its weight and adds its bias. A block whose <code>downsample</code> is not None changes its input on the shortcut.</details>
+
 
 # %%
 def silence(block: nn.Module) -> nn.Module:
@@ -454,6 +475,7 @@ check.silence(silence)
 # ### Exercise 4 (medium, 10 minutes): read a record
 # The **degradation gap** is what depth costs: training error of the deep plain network minus that of the shallow one, for the same seed. Compute it from a list of runs like `record["runs"]`.
 # <details><summary>Hint</summary>Each run is a dictionary: <code>run["kind"]</code>, <code>run["depth"]</code>, <code>run["seed"]</code> and <code>run["train"]["accuracy"]</code>, a fraction. Collect the errors by (depth, seed) first; the runs come in no particular order.</details>
+
 
 # %%
 def gaps(runs: list[dict], shallow: int, deep: int) -> dict[int, float]:

@@ -48,9 +48,12 @@ figures.show(figures.block())
 # %%
 torch.manual_seed(0)
 g = nn.Sequential(
-    nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(),
-    nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3),
-)  # fmt: skip
+    nn.Conv2d(3, 3, 3, padding=1),
+    nn.BatchNorm2d(3),
+    nn.ReLU(),
+    nn.Conv2d(3, 3, 3, padding=1),
+    nn.BatchNorm2d(3),
+)
 x = out = torch.rand(4, 3, 6, 6)
 for layer in g:
     out = layer(out)
@@ -64,6 +67,7 @@ print("x + g(x)    ", tuple((x + g(x)).shape))
 # Pitfalls.
 #
 # Now as a class. The branch gets a method of its own, so that you can look at g alone.
+
 
 # %%
 class Block(nn.Module):
@@ -174,9 +178,17 @@ assert torch.equal(after_pre, pixels)
 # %%
 rows = torch.stack([pixels, after, after_pre], dim=1).flatten(0, 1)
 titles = ["x", "block, g = 0", "pre-activation, g = 0"] * 2
-figures.show(figures.images(rows, titles, columns=3, alt=(
-    "Two test images, each three times: as given; after a block with zero branch, where all dark "
-    "shades have become one flat grey; after a pre-activation block, unchanged.")))  # fmt: skip
+figures.show(
+    figures.images(
+        rows,
+        titles,
+        columns=3,
+        alt=(
+            "Two test images, each three times: as given; after a block with zero branch, where all dark "
+            "shades have become one flat grey; after a pre-activation block, unchanged."
+        ),
+    )
+)
 
 # %% [markdown]
 # With g = 0 the usual block computes ReLU(x): everything darker than the average pixel is lost.
@@ -228,6 +240,7 @@ assert (relu_first >= x).all() and (usual < x).any()
 # longer fits, and the shortcut needs a layer, too: a **1×1 convolution**, which mixes the
 # channels of each pixel and, with a stride, skips pixels.
 
+
 # %%
 class FullBlock(nn.Module):
     def __init__(self, input_channels, num_channels, use_1x1conv=False, strides=1):
@@ -247,6 +260,7 @@ class FullBlock(nn.Module):
     def forward(self, x):
         shortcut = x if self.conv3 is None else self.conv3(x)
         return F.relu(shortcut + self.g(x))
+
 
 # %% [markdown]
 # **Predict**: 3 channels in, 6 out, stride 2, and no 1×1 convolution. Three dimensions of the two
@@ -270,6 +284,7 @@ Residual(3, 6, strides=2)(x)
 #
 # **Predict** the three shapes, and which of the blocks work without the 1×1 convolution.
 
+
 # %% tags=["claim:N4"]
 def result(block):
     try:
@@ -289,6 +304,7 @@ for channels, strides in [(3, 2), (6, 2), (6, 1)]:
 # reach over the edge. The 1×1 convolution has no padding, and the two must still agree.
 #
 # **Predict**: is there an image size below 40 and a stride up to 4 for which they do not?
+
 
 # %%
 def sides_agree(size, strides):
@@ -437,6 +453,7 @@ assert in_training < 1e-5 and in_evaluation > 0.1
 # Now the second difference. **Predict**: BN keeps the branch at a standard deviation of about 1.
 # What is the shortcut's? What becomes of the two when the input grows tenfold?
 
+
 # %% tags=["nbval-ignore-output", "reason: standard deviations differ in the last digits"]
 def spread(out):
     return out.std((0, 2, 3)).mean().item()  # per channel, then averaged
@@ -447,8 +464,10 @@ for factor in (1, 10):
     with torch.no_grad():
         branch, shortcut = mine.g(factor * x), mine.conv3(factor * x)
         normalised = nn.BatchNorm2d(6)(shortcut)
-    print(f"{factor:2d} x: branch {spread(branch):.2f}, shortcut {spread(shortcut):.2f}, "
-          f"shortcut with BN {spread(normalised):.2f}")  # fmt: skip
+    print(
+        f"{factor:2d} x: branch {spread(branch):.2f}, shortcut {spread(shortcut):.2f}, "
+        f"shortcut with BN {spread(normalised):.2f}"
+    )
     assert abs(spread(branch) - 1) < 0.05 and abs(spread(normalised) - 1) < 0.05
     assert 0.05 < spread(shortcut) / factor < 0.4  # holds for seeds 0-7
 
@@ -459,6 +478,7 @@ for factor in (1, 10):
 # Are these *all* the differences? If so, nothing should be left once they are gone.
 #
 # **Predict**: three biases of 6 go, one BN of 6 comes. Does your block gain or lose parameters?
+
 
 # %%
 def parameters(block):
@@ -558,6 +578,7 @@ Residual(1, 6)(grey)
 #
 # **Predict**: same output? Same gradient? And what has become of the caller's batch?
 
+
 # %%
 class Overwriting(Block):
     def forward(self, x):
@@ -583,9 +604,13 @@ block(x.clone()).sum().backward()
 
 # %%
 operations = {
-    "conv": nn.Conv2d(3, 3, 3, padding=1), "batch norm": nn.BatchNorm2d(3),
-    "relu": torch.relu, "sigmoid": torch.sigmoid, "exp": torch.exp, "square": torch.square,
-}  # fmt: skip
+    "conv": nn.Conv2d(3, 3, 3, padding=1),
+    "batch norm": nn.BatchNorm2d(3),
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "exp": torch.exp,
+    "square": torch.square,
+}
 source = x.clone().requires_grad_()
 for name, operation in operations.items():
     y = operation(source)
@@ -673,6 +698,7 @@ check.careful_block(CarefulBlock)
 # with stride 2 gives 4, with stride 3 it gives 3. So neither 7 // 4 nor round(7 / 3) is the
 # stride.</details>
 
+
 # %%
 def block_arguments(before: tuple, after: tuple) -> dict:
     """Arguments of Residual that turn maps of shape `before` into `after`.
@@ -723,6 +749,7 @@ check.block_arguments(block_arguments)
 # gradient of <code>None</code>. Which ones are they here? Once they take part again, mind the
 # sizes.</details>
 
+
 # %%
 class Repaired(nn.Module):
     """(N, channels, H, W) -> the same shape: ReLU(x + g(x)), g of three convolutions."""
@@ -742,6 +769,7 @@ class Repaired(nn.Module):
         out = F.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         return F.relu(x + out)
+
     ### END SOLUTION
 
 
@@ -755,6 +783,7 @@ check.repaired(Repaired)
 # <details><summary>Hint</summary>Which layer speaks last in g? It computes weight · normalised +
 # bias. Zeroing a convolution does not help, as the BN behind it still adds its bias. Change
 # parameters inside <code>torch.no_grad()</code>.</details>
+
 
 # %%
 def make_identity(block: Residual) -> None:
@@ -776,6 +805,7 @@ check.make_identity(make_identity)
 # <details><summary>Hint</summary>For <code>conv1</code> and <code>conv2</code>, ask what the
 # running mean of the BN behind them would be if the bias had always been zero. <code>conv3</code>
 # has no BN behind it: its bias goes straight into the sum, and so does another bias.</details>
+
 
 # %%
 def without_biases(block: Residual) -> None:

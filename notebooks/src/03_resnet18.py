@@ -43,6 +43,7 @@ show(figures.resnet18())
 #
 # **Predict**: one of the three still has maps of 224 × 224. Which one, and what does its first layer do differently?
 
+
 # %% tags=["claim:N5"]
 def map_sizes(build) -> list[int]:
     """Sides of the maps that the convolutions produce for a 224 × 224 image, each once."""
@@ -60,7 +61,11 @@ def googlenet():
     return models.googlenet(init_weights=False, aux_logits=False)
 
 
-for name, build in [("VGG-16", models.vgg16), ("GoogLeNet", googlenet), ("ResNet-18", models.resnet18)]:
+for name, build in [
+    ("VGG-16", models.vgg16),
+    ("GoogLeNet", googlenet),
+    ("ResNet-18", models.resnet18),
+]:
     print(f"{name:10}", sizes := map_sizes(build))
     assert len(sizes) == 5 and all(a == 2 * b for a, b in zip(sizes, sizes[1:]))
 
@@ -92,12 +97,14 @@ for layer in stem:
 # ## A stage is a list of blocks
 # A **stage** is a row of blocks at one map size. Its first block halves the side and changes the channels, so its shortcut needs a 1 × 1 convolution. The other blocks keep the shape. Stage 1 is the exception: the max-pool has halved already, so all its blocks keep the shape.
 
+
 # %%
 def stage(input_channels, num_channels, num_residuals, first_block=False):
     """One stage, as a list of blocks."""
     halve = not first_block
     first = Residual(input_channels, num_channels, use_1x1conv=halve, strides=2 if halve else 1)
     return [first] + [Residual(num_channels, num_channels) for _ in range(num_residuals - 1)]
+
 
 # %% [markdown]
 # `nn.Sequential` wants modules, one argument each. You have a list. **Predict**: is a list accepted?
@@ -113,6 +120,7 @@ nn.Sequential(stage(64, 64, 2, first_block=True))
 # A star in a call **unpacks**: each element of the list becomes an argument of its own. A star in a definition **packs**: all positional arguments become one tuple. `nn.Sequential` is defined with `*args`, so in `nn.Sequential(*blocks)` you unpack and it packs again.
 #
 # **Predict** the two numbers that the cell prints.
+
 
 # %% tags=["claim:N18"]
 def how_many(*modules):  # packs
@@ -161,8 +169,19 @@ len(net)
 # **Predict** the shape after each of the eleven layers: channels and side. Write the numbers down first; the cell asserts its own.
 
 # %% tags=["claim:N16"]
-names = ["convolution", "BN", "ReLU", "max-pool", "stage 1", "stage 2", "stage 3", "stage 4",
-         "average pool", "flatten", "linear"]
+names = [
+    "convolution",
+    "BN",
+    "ReLU",
+    "max-pool",
+    "stage 1",
+    "stage 2",
+    "stage 3",
+    "stage 4",
+    "average pool",
+    "flatten",
+    "linear",
+]
 x, shapes = torch.rand(1, 1, 224, 224), []
 for name, layer in zip(names, net):
     x = layer(x)
@@ -316,6 +335,7 @@ assert torch.allclose(before, after, atol=1e-3)
 # ## Your own copy of torchvision's net
 # To take over another net's weights, yours needs the same tensors under the same names. `nn.Sequential` takes names when you hand it an ordered dictionary. With `BasicBlock`, which has torchvision's names inside, your net is sixteen lines.
 
+
 # %%
 def two_blocks(inplanes, planes, stride):
     downsample = None
@@ -323,18 +343,26 @@ def two_blocks(inplanes, planes, stride):
         downsample = nn.Sequential(
             nn.Conv2d(inplanes, planes, 1, stride=stride, bias=False), nn.BatchNorm2d(planes)
         )
-    return nn.Sequential(BasicBlock(inplanes, planes, stride, downsample), BasicBlock(planes, planes))
+    return nn.Sequential(
+        BasicBlock(inplanes, planes, stride, downsample), BasicBlock(planes, planes)
+    )
 
 
-mine = nn.Sequential(OrderedDict(
-    conv1=nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False),
-    bn1=nn.BatchNorm2d(64),
-    relu=nn.ReLU(),
-    maxpool=nn.MaxPool2d(3, stride=2, padding=1),
-    layer1=two_blocks(64, 64, 1), layer2=two_blocks(64, 128, 2),
-    layer3=two_blocks(128, 256, 2), layer4=two_blocks(256, 512, 2),
-    avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(512, 10),
-))  # fmt: skip
+mine = nn.Sequential(
+    OrderedDict(
+        conv1=nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False),
+        bn1=nn.BatchNorm2d(64),
+        relu=nn.ReLU(),
+        maxpool=nn.MaxPool2d(3, stride=2, padding=1),
+        layer1=two_blocks(64, 64, 1),
+        layer2=two_blocks(64, 128, 2),
+        layer3=two_blocks(128, 256, 2),
+        layer4=two_blocks(256, 512, 2),
+        avgpool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        fc=nn.Linear(512, 10),
+    )
+)
 
 # %% [markdown]
 # All fresh BN are alike: swap two layers and nobody notices. So the test first gives every BN of torchvision's net values that training could have left there.
@@ -384,11 +412,14 @@ assert len(report.unexpected_keys) == len(state)
 #
 # With the names sorted out, two differences remain. The biases are easy: zeros. But what takes the place of the BN on the shortcut? In eval mode a BN multiplies by a fixed number and adds a fixed number, per channel. A convolution with a bias can do both by itself. This is called **folding**.
 
+
 # %%
 def folded(conv, bn):
     """Weight and bias of one convolution that does what conv and then bn do in eval mode."""
     scale = bn.weight / (bn.running_var + bn.eps).sqrt()
-    return dict(weight=conv.weight * scale.view(-1, 1, 1, 1), bias=bn.bias - bn.running_mean * scale)
+    return dict(
+        weight=conv.weight * scale.view(-1, 1, 1, 1), bias=bn.bias - bn.running_mean * scale
+    )
 
 
 def without_bias(conv):
@@ -437,8 +468,10 @@ torch.manual_seed(0)
 model = d2lres.resnet18(num_classes=10, in_channels=1)
 history = fit(model, train, test, epochs=2, lr=0.05)
 for i in range(2):
-    print(f"epoch {i + 1}: training loss {history.loss[i]:.2f}, accuracy "
-          f"{history.accuracy[i]:.1%}, on test images {history.test_accuracy[i]:.1%}")
+    print(
+        f"epoch {i + 1}: training loss {history.loss[i]:.2f}, accuracy "
+        f"{history.accuracy[i]:.1%}, on test images {history.test_accuracy[i]:.1%}"
+    )
 print(f"{sum(history.seconds):.0f} seconds")
 assert history.test_accuracy[-1] > 0.7  # holds for seeds 0-4
 
@@ -473,9 +506,16 @@ def titles(chosen):
     return [said if said == true else f"{said}\n({true})" for said, true in names]
 
 
-show(figures.images(test[:18], titles(range(18)), columns=6, correct=right[:18].tolist(),
-                    alt="Eighteen test images, each titled with the net's prediction. Wrong ones "
-                        "are crossed and vermillion and carry the true class in brackets."))
+show(
+    figures.images(
+        test[:18],
+        titles(range(18)),
+        columns=6,
+        correct=right[:18].tolist(),
+        alt="Eighteen test images, each titled with the net's prediction. Wrong ones "
+        "are crossed and vermillion and carry the true class in brackets.",
+    )
+)
 assert right.float().mean() > 0.7  # holds for seeds 0-4
 
 # %% [markdown]
@@ -498,11 +538,20 @@ assert "Shirt" in sorted(by_class, key=by_class.get)[:2]  # holds for seeds 0-4
 # %% tags=["nbval-ignore-output", "reason: predictions differ between machines"]
 wrong = (~right).nonzero().flatten()
 surest = wrong[confidence[wrong].argsort(descending=True)[:12]]
-show(figures.images(test[surest], titles(surest), columns=6, correct=[False] * len(surest),
-                    alt="The twelve wrong predictions with the highest confidence, each titled "
-                        "with the prediction and, in brackets, the true class."))
-print(f"mean confidence where right {confidence[right].mean():.0%}, where wrong "
-      f"{confidence[wrong].mean():.0%}")
+show(
+    figures.images(
+        test[surest],
+        titles(surest),
+        columns=6,
+        correct=[False] * len(surest),
+        alt="The twelve wrong predictions with the highest confidence, each titled "
+        "with the prediction and, in brackets, the true class.",
+    )
+)
+print(
+    f"mean confidence where right {confidence[right].mean():.0%}, where wrong "
+    f"{confidence[wrong].mean():.0%}"
+)
 assert confidence[right].mean() > confidence[wrong].mean() + 0.1  # holds for seeds 0-4
 
 # %% [markdown]
@@ -559,6 +608,7 @@ for side in (28, 32, 64, 224):
 # This function builds a stage for either block, and three things are wrong with it. `inplanes`, `planes` and `expansion` are torchvision's names: channels in, channels inside the block, and the factor at its end. Read it before you run it.
 #
 # **Predict**: how many blocks come out when you ask for 2, 3 and 6?
+
 
 # %%
 def broken_layer(block, inplanes, planes, blocks, stride=1):
@@ -618,6 +668,7 @@ assert idle == 512 * 256 * 5 + 3 * 512 * 512 * 8
 # Write down the rule that you have used all along: the side of a convolution's output, for any side, kernel, stride and padding. The same rule holds for pooling, unless `ceil_mode=True` asks to round up.
 # <details><summary>Hint</summary>With padding the side is size + 2 · padding. The kernel's first position uses up kernel pixels; each further step needs stride more. Round down.</details>
 
+
 # %%
 def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
     """Side of the output map of a convolution, in pixels, for a square input of side `size`."""
@@ -633,9 +684,11 @@ check.output_size(output_size)
 # How many parameters has `resnet_block(input_channels, num_channels, num_residuals)`, without building it? Its convolutions have biases, and its first block a 1 × 1 shortcut.
 # <details><summary>Hint</summary>A k × k convolution from a to b channels has a · b · k² weights and b biases; a BN of b channels has 2b parameters. Only the first block reads input_channels.</details>
 
+
 # %%
 def stage_parameters(input_channels: int, num_channels: int, num_residuals: int) -> int:
     """Parameters of a stage of `Residual` blocks whose first block halves the map."""
+
     ### BEGIN SOLUTION
     def conv(a, b, k):
         return a * b * k * k + b
@@ -653,6 +706,7 @@ check.stage_parameters(stage_parameters)
 # ### Exercise 3 (medium, 10 minutes): ResNet-34 from the same parts
 # Build ResNet-34 as you built `net`: stem, four calls of `resnet_block`, head, all in one `nn.Sequential`.
 # <details><summary>Hint</summary>The counts are in the table of the family above. Only stage 1 has first_block=True, and each list needs its star.</details>
+
 
 # %%
 def resnet34_from_blocks(num_classes: int = 10) -> nn.Sequential:
@@ -680,6 +734,7 @@ check.resnet34_from_blocks(resnet34_from_blocks)
 # ### Exercise 4 (hard, 15 minutes): repair the stage builder
 # Copy `broken_layer` from above and repair its three mistakes, so that it builds every stage of ResNet-18 to ResNet-152.
 # <details><summary>Hint</summary>You know two of them. For the third, think of stage 1 of ResNet-50: stride 1, 64 channels in, 256 out. Can x be added there as it is?</details>
+
 
 # %%
 def make_layer(block, inplanes: int, planes: int, blocks: int, stride: int = 1) -> nn.Sequential:

@@ -50,9 +50,10 @@ for residual in (False, True):
 # %%
 from torch.autograd.functional import jacobian
 
-weights = torch.tensor([[[0.6, -0.4], [0.2, 0.5]],
-                        [[-0.3, 0.8], [0.7, 0.1]],
-                        [[0.4, 0.4], [-0.9, 0.2]]], dtype=torch.float64)
+weights = torch.tensor(
+    [[[0.6, -0.4], [0.2, 0.5]], [[-0.3, 0.8], [0.7, 0.1]], [[0.4, 0.4], [-0.9, 0.2]]],
+    dtype=torch.float64,
+)
 start, eye = torch.tensor([1.0, -0.5], dtype=torch.float64), torch.eye(2, dtype=torch.float64)
 
 
@@ -81,6 +82,7 @@ for residual in (0, 1):
 # It concludes that lower layers get a larger gradient, since the first term does not shrink. The formula is right for one block. But the second term contains the first: ∂z/∂w = g′(y) · ∂y/∂w, so the sum is **(1 + g′(y)) · ∂y/∂w**.
 #
 # **Predict**: can a shortcut make the gradient *smaller*? And what do 50 blocks with g′ = 0.5 do?
+
 
 # %% tags=["claim:N11"]
 def gradient_by_w(g, shortcut):
@@ -154,8 +156,15 @@ assert first["residual-110"] < 50 and min(first.values()) > 0.1
 
 # %% tags=["nbval-ignore-output", "reason: the lines differ a little between machines"]
 shown = {name: norms for name, norms in profiles.items() if name.endswith(("56", "110"))}
-figures.show(figures.lines(shown, "layer, counted from the image", "gradient norm", log="y",
-                           title="At initialisation, with batch normalisation"))
+figures.show(
+    figures.lines(
+        shown,
+        "layer, counted from the image",
+        "gradient norm",
+        log="y",
+        title="At initialisation, with batch normalisation",
+    )
+)
 growth = (first["plain-110"] / first["plain-56"]) ** (1 / 54)
 print(f"the gradient grows by a factor of {growth:.2f} per layer")
 assert 1.1 < growth < 1.35  # for seeds 0-4
@@ -194,6 +203,7 @@ assert factor < 10 and min(growths["plain", 110]) > 1e6 and max(growths["residua
 # Take BN away, and scale all initial weights by a factor.
 #
 # **Predict** for a plain network of 56 layers, weights halved: by what factor does the first layer's gradient change? Each path from it to the loss passes 54 other convolutions.
+
 
 # %% tags=["claim:N10", "nbval-ignore-output", "reason: gradient norms differ in their digits between machines"]
 def first_without_bn(residual, scale):
@@ -291,8 +301,11 @@ print("points on the line:", len(line), "  equal:", torch.allclose(gradients, by
 # **Predict**: which of the two deep networks has gradients that you could mistake for noise?
 
 # %% tags=["nbval-ignore-output", "reason: the lines differ a little between machines"]
-kinds = {"shallow, 2 layers": (2, "plain"), "plain-50": (50, "plain"),
-         "residual-50": (50, "residual")}
+kinds = {
+    "shallow, 2 layers": (2, "plain"),
+    "plain-50": (50, "plain"),
+    "residual-50": (50, "residual"),
+}
 along = {}
 for name, (depth, kind) in kinds.items():
     torch.manual_seed(0)
@@ -310,10 +323,13 @@ assert turns["plain-50"] > turns["residual-50"]
 #
 # **Predict** the order of the three networks, and put the two noises between them. Five seeds, and for each the cell asserts the order.
 
+
 # %% tags=["nbval-ignore-output", "reason: correlations differ in their digits between machines"]
 def correlations(seed):
-    found = {"white noise": probes.white_noise(256, seed),
-             "brown noise": probes.brown_noise(256, seed)}
+    found = {
+        "white noise": probes.white_noise(256, seed),
+        "brown noise": probes.brown_noise(256, seed),
+    }
     for name, (depth, kind) in kinds.items():
         torch.manual_seed(seed)
         net = probes.shattering_net(depth, kind=kind)
@@ -330,10 +346,18 @@ for seed, found in enumerate(by_seed):
     assert abs(at["plain-50"]) < 0.25 and abs(at["white noise"]) < 0.25 < at["brown noise"]
 
 # %% tags=["nbval-ignore-output", "reason: the lines differ a little between machines"]
-mean = {name: [sum(found[name][lag] for found in by_seed) / 5 for lag in range(16)]
-        for name in by_seed[0]}
-figures.show(figures.lines({name: (range(16), values) for name, values in mean.items()}, "lag",
-                           "autocorrelation of the gradient", title="Mean of five seeds"))
+mean = {
+    name: [sum(found[name][lag] for found in by_seed) / 5 for lag in range(16)]
+    for name in by_seed[0]
+}
+figures.show(
+    figures.lines(
+        {name: (range(16), values) for name, values in mean.items()},
+        "lag",
+        "autocorrelation of the gradient",
+        title="Mean of five seeds",
+    )
+)
 assert mean["plain-50"][1] < 0.1 < mean["residual-50"][3]
 
 # %% [markdown]
@@ -375,6 +399,7 @@ assert 0.8 < power < 1.6
 # ## Smaller still: start at 0
 # If small is good, start with nothing: set the weight of each block's last BN to 0 (`zero_init_residual` in torchvision). **Predict**: what does depth do to the first gradient then?
 
+
 # %% tags=["nbval-ignore-output", "reason: gradient norms differ in their digits between machines"]
 def zero_init(net):
     """Set the last BN weight of each BasicBlock to 0, so that each branch starts at 0."""
@@ -388,8 +413,10 @@ at_zero = {}
 for depth in (8, 20, 56, 110):
     net = zero_init(build(depth, residual=True))
     at_zero[depth] = probes.gradient_norms(net, images, labels)["conv1"]
-    print(f"residual-{depth:<3}  first gradient {at_zero[depth]:.3f}"
-          f"   branches: {sum(row['branch'] for row in probes.branch_variances(net, images)):.1f}")
+    print(
+        f"residual-{depth:<3}  first gradient {at_zero[depth]:.3f}"
+        f"   branches: {sum(row['branch'] for row in probes.branch_variances(net, images)):.1f}"
+    )
 assert max(at_zero.values()) < 3 * min(at_zero.values())
 
 # %% [markdown]
@@ -469,8 +496,13 @@ exact = [comb(n, k) / 2**n for k in range(n + 1)]
 torch.manual_seed(0)
 lengths = torch.randint(0, 2, (100_000, n)).sum(1)
 drawn = (torch.bincount(lengths, minlength=n + 1) / len(lengths)).tolist()
-figures.show(figures.lines({"counted": (range(n + 1), exact), "drawn": (range(n + 1), drawn)},
-                           "length of the path (blocks)", "share of the paths"))
+figures.show(
+    figures.lines(
+        {"counted": (range(n + 1), exact), "drawn": (range(n + 1), drawn)},
+        "length of the path (blocks)",
+        "share of the paths",
+    )
+)
 share = sum(exact[19:36])
 print(f"19 to 35 blocks: {share:.1%} of the paths; all 54 blocks: {exact[54]:.0e}")
 assert share > 0.95 and max(abs(a - b) for a, b in zip(exact, drawn)) < 0.01
@@ -490,13 +522,21 @@ for kind in ("plain", "residual"):
     lesions[kind] = probes.lesion(net, small_test[:1000])
 for kind, result in lesions.items():
     cut, swap = list(result["without"].values()), list(result["swapped"].values())
-    print(f"{kind:8}  intact {result['intact']:.0%}"
-          f"   without one block {min(cut):.0%} to {max(cut):.0%}"
-          f"   two swapped {min(swap):.0%} to {max(swap):.0%}")
+    print(
+        f"{kind:8}  intact {result['intact']:.0%}"
+        f"   without one block {min(cut):.0%} to {max(cut):.0%}"
+        f"   two swapped {min(swap):.0%} to {max(swap):.0%}"
+    )
 numbers = (1, 2, 3, 5, 6, 8, 9)  # blocks 4 and 7 change the shape, so nothing can stand in for them
 cut = {kind: list(result["without"].values()) for kind, result in lesions.items()}
-figures.show(figures.lines({kind: (numbers, values) for kind, values in cut.items()},
-                           "block taken out", "test accuracy", ylim=(0, 1)))
+figures.show(
+    figures.lines(
+        {kind: (numbers, values) for kind, values in cut.items()},
+        "block taken out",
+        "test accuracy",
+        ylim=(0, 1),
+    )
+)
 assert max(cut["plain"]) < 0.3 and np.mean(cut["residual"]) > 0.45  # guessing: 0.1
 assert np.mean(cut["residual"]) > np.mean(cut["plain"]) + 0.3  # for seeds 0-4
 
@@ -504,6 +544,7 @@ assert np.mean(cut["residual"]) > np.mean(cut["plain"]) + 0.3  # for seeds 0-4
 # The residual network loses accuracy, more with some blocks than with others, and works on. The plain one falls to guessing, whichever block is missing.
 #
 # Two epochs are few. The recorded experiment has ten, and five seeds (`python -m d2lres experiment lesion`). **Predict**: which block does a residual network miss most, the first, one in the middle, or the last?
+
 
 # %%
 def accuracies(kind, what):
@@ -515,10 +556,18 @@ def accuracies(kind, what):
 cut = {kind: accuracies(kind, "without") for kind in ("plain", "residual")}
 swapped = {kind: accuracies(kind, "swapped") for kind in cut}
 for kind in cut:
-    print(f"{kind:8}  medians: without one block {np.median(cut[kind]):.0%},"
-          f" two swapped {np.median(swapped[kind]):.0%}")
-figures.show(figures.lines({kind: (numbers, np.median(cut[kind], axis=0)) for kind in cut},
-                           "block taken out", "test accuracy, median of five seeds", ylim=(0, 1)))
+    print(
+        f"{kind:8}  medians: without one block {np.median(cut[kind]):.0%},"
+        f" two swapped {np.median(swapped[kind]):.0%}"
+    )
+figures.show(
+    figures.lines(
+        {kind: (numbers, np.median(cut[kind], axis=0)) for kind in cut},
+        "block taken out",
+        "test accuracy, median of five seeds",
+        ylim=(0, 1),
+    )
+)
 print("missed most by residual networks: block", {numbers[i] for i in cut["residual"].argmin(1)})
 assert (cut["residual"].argmin(1) == 0).all()
 assert max(cut["plain"].max(), swapped["plain"].max()) < 0.3  # every block, swap and seed
@@ -573,8 +622,9 @@ def network(layers):
 limit, layers = network(2**14), [2**k for k in range(3, 10)]
 errors = [(network(n) - limit).norm(dim=1).mean().item() for n in layers]
 slope = np.polyfit(np.log(layers), np.log(errors), 1)[0]
-figures.show(figures.lines({"distance": (layers, errors)}, "layers", "distance from the limit",
-                           log="xy"))
+figures.show(
+    figures.lines({"distance": (layers, errors)}, "layers", "distance from the limit", log="xy")
+)
 print(f"slope on the log-log plot: {slope:.2f}")
 assert abs(slope + 1) < 0.15
 
@@ -622,8 +672,10 @@ start = time.perf_counter()
 loss = steps(thousand, 24)
 seconds = time.perf_counter() - start
 figures.show(figures.lines({"residual-1004": loss}, "step", "training loss"))
-print(f"first four steps {np.mean(loss[:4]):.2f}, last four {np.mean(loss[-4:]):.2f};"
-      f" {seconds / 24:.1f} s per step")
+print(
+    f"first four steps {np.mean(loss[:4]):.2f}, last four {np.mean(loss[-4:]):.2f};"
+    f" {seconds / 24:.1f} s per step"
+)
 assert np.mean(loss[-4:]) < np.mean(loss[:4]) - 0.25  # for seeds 0-4
 
 # %% [markdown]
@@ -639,14 +691,15 @@ for run in experiments.recorded("thousand-layers")["runs"]:
     curves.setdefault(run["kind"], []).append(run["losses"])
 exploded = curves.pop("plain")
 print("plain: steps before the loss is NaN:", [losses.index(None) for losses in exploded])
-medians = {kind.replace("-zero", ", zeros"): np.median(runs, axis=0)
-           for kind, runs in curves.items()}
+medians = {
+    kind.replace("-zero", ", zeros"): np.median(runs, axis=0) for kind, runs in curves.items()
+}
 figures.show(figures.lines(medians, "step", "training loss, median of five seeds", log="y"))
 ends = {kind: [np.mean(losses[-10:]) for losses in runs] for kind, runs in curves.items()}
 for kind, losses in ends.items():
     print(f"{kind:13} last ten steps: {min(losses):.2f} to {max(losses):.2f}")
 assert all(losses[1] is None for losses in exploded)  # JSON has no NaN
-assert 2.2 < min(ends["plain-zero"]) and 2.2 < min(ends["residual"])  # guessing: 2.30
+assert min(ends["plain-zero"]) > 2.2 and min(ends["residual"]) > 2.2  # guessing: 2.30
 assert max(ends["residual-zero"]) < 1.8
 
 # %% [markdown]
@@ -686,6 +739,7 @@ def saved_bytes(compute):
         result = compute()
     return result, sum(size for pointer, size in saved.items() if pointer not in weights)
 
+
 # %% tags=["nbval-ignore-output", "reason: bytes and seconds depend a little on version and machine"]
 x, y = tiny[some].tensors()
 taken, gradients = {}, {}
@@ -712,6 +766,7 @@ assert less > 5 and off < 1e-3
 #
 # **Predict**, then move the sliders: at 110 layers, in which of the four settings of BN and shortcut does the gradient stay between 0.1 and 100 in all layers?
 
+
 # %%
 def profile(depth, batch_norm, shortcut):
     net = build(depth, residual=shortcut)
@@ -719,8 +774,14 @@ def profile(depth, batch_norm, shortcut):
     *norms, _ = probes.gradient_norms(net, images[:16], labels[:16]).values()
     name = f"{'residual' if shortcut else 'plain'}-{depth}"
     title = f"{name}, {'with' if batch_norm else 'without'} BN"
-    return figures.lines({name: norms}, "layer, counted from the image", "gradient norm", log="y",
-                         ylim=(1e-10, 1e10), title=title)
+    return figures.lines(
+        {name: norms},
+        "layer, counted from the image",
+        "gradient norm",
+        log="y",
+        ylim=(1e-10, 1e10),
+        title=title,
+    )
 
 
 figures.interactive(
@@ -786,6 +847,7 @@ check.stack_gradient(stack_gradient)
 # Suppose that each block on a path scales the gradient by *c*, so that a path of length *k* weighs *c*ᵏ. What is the mean path length, weighted so, of *n* blocks? With *c* = 1 it is *n*/2.
 # <details><summary>Hint</summary>Of length k there are <code>math.comb(n, k)</code> paths. A weighted mean is the sum of weight times length, divided by the sum of the weights.</details>
 
+
 # %%
 def effective_depth(n: int, c: float) -> float:
     """Mean length of the paths through n residual blocks, a path of length k weighing c**k."""
@@ -826,6 +888,7 @@ check.first_to_last(first_to_last)
 # ### Exercise 4 (hard, 15 minutes): a block without batch normalisation
 # Build SkipInit as a block of its own: two 3×3 convolutions with a ReLU between them, one learnable number that starts at 0, the addition, and a last ReLU.
 # <details><summary>Hint</summary><code>nn.Parameter(torch.zeros(()))</code> is one learnable number. The convolutions keep their usual initial weights: if they start at 0 as well, no gradient reaches anything. They may have biases, since no BN follows.</details>
+
 
 # %%
 class SkipInitBlock(nn.Module):

@@ -49,6 +49,7 @@ print(f"60,000 images make {ceil(60_000 / 512)} batches; guessing costs ln 10 = 
 #
 # **Predict**: how many gigabytes does this network save for a batch of 512?
 
+
 # %% tags=["nbval-ignore-output", "reason: the number of saved bytes depends a little on the version"]
 def saved(forward, x):
     """Bytes that forward(x) keeps for the backward pass."""
@@ -106,9 +107,14 @@ assert 2.1 < losses[0] < 2.7 and min(losses[4:]) < losses[0] - 0.6  # holds for 
 
 # %% tags=["claim:N17", "nbval-ignore-output", "reason: losses and seconds differ between machines"]
 record = experiments.recorded("recipe")["runs"][0]
-figures.show(figures.lines({"the notes": noted, "yours": losses, "recorded": record["losses"][:6]},
-                           "step", "training loss",
-                           alt="Training loss over six steps: the notes', yours, recorded."))
+figures.show(
+    figures.lines(
+        {"the notes": noted, "yours": losses, "recorded": record["losses"][:6]},
+        "step",
+        "training loss",
+        alt="Training loss over six steps: the notes', yours, recorded.",
+    )
+)
 minutes = 60_000 / 60 / (6 * 512 / six_seconds)
 print(f"at this pace one epoch of the full set takes {minutes:.1f} minutes")
 assert min(record["losses"][4:6]) < record["losses"][0] - 0.6
@@ -119,8 +125,12 @@ assert min(record["losses"][4:6]) < record["losses"][0] - 0.6
 # **Predict** its accuracy on the 10,000 test images after those 118 steps. Chapter 3 got about 80 % out of a tenth of the images.
 
 # %%
-print(len(record["losses"]), "steps in", f"{sum(record['seconds']) / 60:.0f} minutes:",
-      f"test accuracy {record['test'][0]['accuracy']:.1%}")
+print(
+    len(record["losses"]),
+    "steps in",
+    f"{sum(record['seconds']) / 60:.0f} minutes:",
+    f"test accuracy {record['test'][0]['accuracy']:.1%}",
+)
 assert len(record["losses"]) == 118 * len(record["test"]) and record["test"][0]["accuracy"] > 0.7
 
 # %% [markdown]
@@ -170,6 +180,7 @@ assert convolution > 30 and sum(share["backward"].values()) > 0.5 * sum(share["f
 #
 # **Predict**: which fraction of the ceiling does the step reach?
 
+
 # %% tags=["nbval-ignore-output", "reason: speed differs between machines"]
 def seconds(function, repeats=5):
     """The shortest of several runs."""
@@ -185,8 +196,10 @@ a, b = torch.rand(2, 2048, 2048)
 ceiling = 2 * 2048**3 / seconds(lambda: a @ b)
 work = 3 * sum(probes.flops(net, train96[:1].tensors()[0]).values())
 reached = 32 * work / seconds(step, repeats=2)
-print(f"{torch.get_num_threads()} threads; matrix product {ceiling / 1e9:.0f} GFLOP/s, "
-      f"training step {reached / 1e9:.0f} GFLOP/s: {reached / ceiling:.0%}")
+print(
+    f"{torch.get_num_threads()} threads; matrix product {ceiling / 1e9:.0f} GFLOP/s, "
+    f"training step {reached / 1e9:.0f} GFLOP/s: {reached / ceiling:.0%}"
+)
 print(f"{work / 1e9:.1f} GFLOP per image: at most {ceiling / work:.0f} images per second")
 assert 0.01 < reached / ceiling < 2  # far from the truth only if other programs disturb it
 
@@ -220,6 +233,7 @@ def speed_of(net, batches, steps=2):
         ends.append(time.perf_counter())
     return len(y) / min(end - start for start, end in zip(ends, ends[1:]))
 
+
 # %% [markdown]
 # ### Images in memory
 # The usual loader opens each image with the library PIL, enlarges it, makes a tensor of it, and stacks them. `d2lres` keeps all images in one tensor and does the same to a whole batch at once.
@@ -245,8 +259,10 @@ class OneByOne(torch.utils.data.Dataset):
 
 
 pil = DataLoader(OneByOne(train96[:256], 96), 32)
-feed = {"PIL": 256 / seconds(lambda: list(pil)),
-        "memory": 256 / seconds(lambda: list(train96[:256].batches(32)))}
+feed = {
+    "PIL": 256 / seconds(lambda: list(pil)),
+    "memory": 256 / seconds(lambda: list(train96[:256].batches(32))),
+}
 print({name: f"{images:,.0f} images/s" for name, images in feed.items()})
 add_row("one by one with PIL", speed_of(net, pil))
 add_row("+ images in memory", speed_of(net, train96.batches(32)))
@@ -286,6 +302,7 @@ assert table[-1][1] > table[0][1]
 #
 # **Predict**: what do eleven million weights fewer cost in accuracy?
 
+
 # %% tags=["nbval-ignore-output", "reason: speed and accuracy differ between machines"]
 def small_net(width=16, seed=0):
     """8 layers: a 5 × 5 stem with stride 2, so that the maps are 14, 7 and 4 pixels wide."""
@@ -308,6 +325,7 @@ assert table[-1][1] > 2 * table[-2][1] and constant.test_accuracy[-1] > 0.6
 # Everything so far made a step cheaper. Now make each step count. **One cycle** (Smith and Topin) starts with small steps, goes up to a large learning rate, here ten times the constant one, and comes down to zero. Nothing else changes.
 #
 # **Predict**: ten times the rate, in the middle of the run. Does that not break what is learned?
+
 
 # %% tags=["nbval-ignore-output", "reason: speed and accuracy differ between machines"]
 def one_cycle_adam(net, peak=0.01, epochs=2):
@@ -344,15 +362,21 @@ assert abs(soft.test_accuracy[-1] - cycle.test_accuracy[-1]) < 0.03  # holds for
 
 # %% tags=["nbval-ignore-output", "reason: speed differs between machines"]
 pil28 = DataLoader(OneByOne(train[:1024], 28), 128)
-fed = {"memory": speed_of(cycled, train.batches(128), steps=7),
-       "PIL": speed_of(cycled, pil28, steps=7)}
+fed = {
+    "memory": speed_of(cycled, train.batches(128), steps=7),
+    "PIL": speed_of(cycled, pil28, steps=7),
+}
 add_row("the small network, fed by PIL", fed["PIL"])
-feeding = {"at the start": table[1][1] / feed["PIL"],
-           "now": fed["PIL"] * seconds(lambda: list(pil28), repeats=2) / 1024}
+feeding = {
+    "at the start": table[1][1] / feed["PIL"],
+    "now": fed["PIL"] * seconds(lambda: list(pil28), repeats=2) / 1024,
+}
 print("PIL's share of the time:", {when: f"{share:.1%}" for when, share in feeding.items()})
 fastest = max(fed["memory"], *(speed for _, speed, _ in table))
-print(f"training from memory runs at {fed['memory']:,.0f} images/s, "
-      f"{fastest / table[1][1]:.0f} times the speed of the second row")
+print(
+    f"training from memory runs at {fed['memory']:,.0f} images/s, "
+    f"{fastest / table[1][1]:.0f} times the speed of the second row"
+)
 assert feeding["now"] > 3 * feeding["at the start"] and fastest > 15 * table[1][1]
 
 # %% [markdown]
@@ -375,8 +399,10 @@ print(bench["machine"])
 print(f"small network: {median(run['accuracy'] for run in ninety):.1%} after {took:.0f} s")
 print(f"one epoch of the notes' recipe: {notes:.0f} s, {notes / took:.0f} times as long")
 longer = rows["five_minutes"]["runs"]
-print(f"in {max(run['seconds'] for run in longer):.0f} s: {min(run['accuracy'] for run in longer):.1%}"
-      " (Dive into Deep Learning, ten epochs on a GPU: 89.3 %)")
+print(
+    f"in {max(run['seconds'] for run in longer):.0f} s: {min(run['accuracy'] for run in longer):.1%}"
+    " (Dive into Deep Learning, ten epochs on a GPU: 89.3 %)"
+)
 assert min(run["accuracy"] for run in ninety) > 0.895 and notes > 15 * took
 
 # %% [markdown]
@@ -387,6 +413,7 @@ assert min(run["accuracy"] for run in ninety) > 0.895 and notes > 15 * took
 # **Mixed precision** computes convolutions in bfloat16, 16 bits per number, and keeps weights and losses in float32. Half as many bytes, and on hardware with units for it, several times the speed. On hardware without them, the numbers are converted back and forth for nothing.
 #
 # **Predict** for your machine: faster or slower? Then measure; nobody should assume it.
+
 
 # %% tags=["nbval-ignore-output", "reason: speed differs between machines"]
 def one_step(net, x, y, mixed):
@@ -403,8 +430,10 @@ for mixed in (False, True):
     trial = copy.deepcopy(cycled)
     loss_in[mixed] = one_step(trial, x, y, mixed)
     time_in[mixed] = seconds(lambda: one_step(trial, x, y, mixed))
-print(f"loss {loss_in[False]:.3f} in float32, {loss_in[True]:.3f} mixed; "
-      f"mixed takes {time_in[True] / time_in[False]:.2f} times as long")
+print(
+    f"loss {loss_in[False]:.3f} in float32, {loss_in[True]:.3f} mixed; "
+    f"mixed takes {time_in[True] / time_in[False]:.2f} times as long"
+)
 assert abs(loss_in[True] - loss_in[False]) < 0.05
 
 # %% [markdown]
@@ -432,15 +461,31 @@ print("epochs done:", len(run.loss))
 # **Predict**: training accuracy ends near 100 %. What does the *test loss* do meanwhile, and what does the test error?
 
 # %%
-runs = [run["history"] for run in experiments.recorded("degradation")["runs"]
-        if (run["kind"], run["depth"]) == ("residual", 20)]
-curve = {key: [median(values) for values in zip(*(run[key] for run in runs))]
-         for key in ("loss", "test_loss", "test_accuracy")}
-figures.show(figures.lines({"training": curve["loss"], "test": curve["test_loss"]}, "epoch", "loss",
-                           alt="Training and test loss over forty epochs. The training loss falls "
-                               "to nearly zero; the test loss falls, then rises."))
-best = {key: min(range(40), key=lambda i: run_curve[i]) + 1 for key, run_curve in
-        (("test loss", curve["test_loss"]), ("test error", [-a for a in curve["test_accuracy"]]))}
+runs = [
+    run["history"]
+    for run in experiments.recorded("degradation")["runs"]
+    if (run["kind"], run["depth"]) == ("residual", 20)
+]
+curve = {
+    key: [median(values) for values in zip(*(run[key] for run in runs))]
+    for key in ("loss", "test_loss", "test_accuracy")
+}
+figures.show(
+    figures.lines(
+        {"training": curve["loss"], "test": curve["test_loss"]},
+        "epoch",
+        "loss",
+        alt="Training and test loss over forty epochs. The training loss falls "
+        "to nearly zero; the test loss falls, then rises.",
+    )
+)
+best = {
+    key: min(range(40), key=lambda i: run_curve[i]) + 1
+    for key, run_curve in (
+        ("test loss", curve["test_loss"]),
+        ("test error", [-a for a in curve["test_accuracy"]]),
+    )
+}
 print("epoch of the lowest value:", best)
 assert curve["test_loss"][-1] > 1.2 * min(curve["test_loss"])
 assert best["test loss"] < best["test error"]
@@ -453,6 +498,7 @@ assert best["test loss"] < best["test error"]
 # Back to the network you trained. In chapter 3 you asked which class is the hardest. A **confusion matrix** asks for all pairs at once: one row for each true class, one column for each answer.
 #
 # **Predict**: a matrix is symmetric if A is taken for B as often as B for A. Is this one?
+
 
 # %% tags=["nbval-ignore-output", "reason: predictions differ between machines"]
 @torch.no_grad()
@@ -485,9 +531,16 @@ shared = ~right & (soft_guess == guess)
 print(f"{int((~right).sum())} mistakes, {shared.sum() / (~right).sum():.0%} of them shared")
 surest = torch.where(shared, confidence + soft_confidence, 0).argsort(descending=True)[:12]
 titles = [f"{test.classes[guess[i]]}\n({test.classes[test.labels[i]]})" for i in surest]
-figures.show(figures.images(test[surest], titles, columns=6, correct=[False] * 12,
-                            alt="Twelve test images that two networks misread in the same way, "
-                                "each with their answer and, in brackets, the label."))
+figures.show(
+    figures.images(
+        test[surest],
+        titles,
+        columns=6,
+        correct=[False] * 12,
+        alt="Twelve test images that two networks misread in the same way, "
+        "each with their answer and, in brackets, the label.",
+    )
+)
 assert 0.3 < shared.sum() / (~right).sum() < 1
 
 # %% [markdown]
@@ -499,8 +552,10 @@ assert 0.3 < shared.sum() / (~right).sum() < 1
 
 # %% tags=["nbval-ignore-output", "reason: predictions differ between machines"]
 doubt = {}
-for name, sure, said in (("one cycle", confidence, guess),
-                         ("label smoothing", soft_confidence, soft_guess)):
+for name, sure, said in (
+    ("one cycle", confidence, guess),
+    ("label smoothing", soft_confidence, soft_guess),
+):
     correct = (said == test.labels).float().mean()
     doubt[name] = (correct - sure.mean()).item()
     print(f"{name}: on average {sure.mean():.1%} sure and {correct:.1%} right")
@@ -532,6 +587,7 @@ print("after loading, the same answers: ", torch.equal(predict(loaded), predict(
 # To *continue* training you need more than the weights: the momentum of the optimizer, the place in the schedule, the random numbers. `fit(..., checkpoint=file)` writes all of it after each epoch, into a new file that then replaces the old one, so that a crash never leaves half a file.
 #
 # The cell interrupts a run of three epochs in the middle of the second, as Ctrl-C would, and starts it again. **Predict**: does it end with the same weights as a run without interruption?
+
 
 # %%
 def press_ctrl_c(net, after):
@@ -592,6 +648,7 @@ except UnpicklingError:
 # ### A schedule that never gets going
 # `OneCycleLR` counts *batches*. Called once per epoch, as older schedules are, it gets nowhere. **Predict** the learning rate after three epochs of 47 batches.
 
+
 # %%
 def final_rate(step_every_batch):
     optimizer = torch.optim.SGD(small_net().parameters(), lr=0.2)
@@ -608,8 +665,9 @@ def final_rate(step_every_batch):
     return peak
 
 
-print(f"highest rate, one step per batch: {final_rate(True):.3f},"
-      f" per epoch: {final_rate(False):.3f}")
+print(
+    f"highest rate, one step per batch: {final_rate(True):.3f}, per epoch: {final_rate(False):.3f}"
+)
 assert final_rate(False) < 0.1 * final_rate(True)
 
 # %% [markdown]
@@ -617,6 +675,7 @@ assert final_rate(False) < 0.1 * final_rate(True)
 #
 # ### Evaluating in train mode
 # Without `net.eval()`, BN uses the batch's own mean, so that an image's answer depends on its neighbours. Shuffled test images hide it. **Predict** the accuracy on test images that come sorted by class.
+
 
 # %% tags=["nbval-ignore-output", "reason: accuracy differs between machines"]
 def accuracy(net, data):
@@ -651,6 +710,7 @@ print("kept is still the old weights:", not torch.equal(kept["fc.weight"], now["
 #
 # ### Small batches added up
 # The six steps took their batches in parts. **Predict** whether four batches of 32 give the gradient of one of 128, with BN and without.
+
 
 # %%
 def gradient(net, parts):
@@ -698,6 +758,7 @@ check.recall_precision(recall_precision)
 # Write the schedule with straight lines: from 0 up to the peak in the first three tenths of the steps, and down to 0 in the rest.
 # <details><summary>Hint</summary>The way up is step / (0.3 · steps), the way down (steps - step) / (0.7 · steps). The smaller of the two is the schedule.</details>
 
+
 # %%
 def one_cycle(step: int, steps: int, peak: float) -> float:
     """Learning rate at `step`, 0 to `steps`."""
@@ -712,6 +773,7 @@ check.one_cycle(one_cycle)
 # ### Exercise 3 (medium, 15 minutes): how far from calibrated
 # Average confidence and average accuracy can agree by accident. The **expected calibration error** looks closer. Sort the images into bins by confidence; in each bin take the distance between mean confidence and the fraction that is right; average these distances, weighted by the number of images in the bin.
 # <details><summary>Hint</summary><code>(confidence * bins).long().clamp(max=bins - 1)</code> is the bin of each image. Skip bins that are empty.</details>
+
 
 # %%
 def calibration_error(confidence: torch.Tensor, right: torch.Tensor, bins: int = 10) -> float:
@@ -735,6 +797,7 @@ check.calibration_error(calibration_error)
 # ### Exercise 4 (medium, 15 minutes): a batch in parts
 # The six steps divide each loss by 8, and that is right only because all parts are equal. Write gradient accumulation that is exact for any network without BN, also when the last part is smaller than the others.
 # <details><summary>Hint</summary>The mean over a batch of N is the sum over its parts of n / N times the part's mean. <code>backward()</code> adds to what is in <code>.grad</code>, so clear it once, before the first part.</details>
+
 
 # %%
 def accumulate(model: nn.Module, x: torch.Tensor, y: torch.Tensor, size: int) -> float:

@@ -40,6 +40,7 @@ train, test = fashion_mnist(size=14)  # 14x14 pixels: a quarter of the arithmeti
 #
 # **Predict**: how far is the mean of the shares' gradients from the gradient of the whole batch? The loss is a mean over images, and the network below has no batch normalisation (BN).
 
+
 # %% tags=["nbval-ignore-output", "reason: rounding differs between machines in the last digits"]
 def gradient(net, x, y):
     """All gradients of the mean loss on a batch, as one vector."""
@@ -89,6 +90,7 @@ assert off[2] > 0.05 and off[32] > 1.3 * off[2]  # holds for seeds 0-4
 #
 # From a notebook, start it as a subprocess. The helper returns the history, one line of JSON per epoch.
 
+
 # %%
 def torchrun(processes, *command):
     """Run `python command...` in so many processes here; returns what it printed."""
@@ -103,10 +105,32 @@ def torchrun(processes, *command):
 def train_with(processes, folder):
     """Two epochs of the same training; its history as a list of dictionaries."""
     file = Path(folder, f"{processes}.jsonl")
-    torchrun(processes, "-m", "d2lres", "train", "--model", "cifar_resnet", "--depth", "8",
-             "--width", "16", "--size", "14", "--epochs", "2", "--batch-size", "128",
-             "--device", "cpu", "--threads", "1", "--history", str(file))
+    torchrun(
+        processes,
+        "-m",
+        "d2lres",
+        "train",
+        "--model",
+        "cifar_resnet",
+        "--depth",
+        "8",
+        "--width",
+        "16",
+        "--size",
+        "14",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "128",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--history",
+        str(file),
+    )
     return [json.loads(line) for line in file.read_text().splitlines()]
+
 
 # %% [markdown]
 # Train with one process, then with two. Each has one thread, so the second run has two cores where the first had one. But it must exchange all gradients after every batch.
@@ -174,6 +198,7 @@ assert difference < 1e-3  # holds for seeds 0-4
 #
 # Two epochs, batch 32 at rate 0.02 is the base. **Predict**: with batch 256, does the scaled rate make up for the missing steps? And with batch 2,048?
 
+
 # %% tags=["nbval-ignore-output", "reason: losses differ in the last digits between machines"]
 def end_loss(batch_size, lr, seed=0):
     """Training loss of the finished network after two epochs."""
@@ -228,6 +253,7 @@ finally:
 # %% [markdown]
 # **Every process shuffles on its own.** If each draws its own order and takes its half of it, some images are seen twice and some not at all. **Predict** how many of 6,000 are missed.
 
+
 # %%
 def missed(seeds):
     """Share of 6,000 images that no process sees, when each shuffles with its own seed."""
@@ -255,6 +281,7 @@ assert missed([0, 0]) == 0 and 0.2 < missed([0, 1]) < 0.3
 # 51 images among three processes are 17 each, but the last batch of an epoch seldom divides. Combine the gradients of uneven shares.
 # <details><summary>Hint</summary>Each gradient is that of a <em>mean</em> loss. Multiply it by its number of images to get a sum, add the sums, divide once.</details>
 
+
 # %%
 def whole_gradient(gradients: list[torch.Tensor], counts: list[int]) -> torch.Tensor:
     """Gradient of the mean loss of the whole batch.
@@ -272,6 +299,7 @@ check.whole_gradient(whole_gradient)
 # ### Exercise 2 (hard, 15 minutes): what synchronised BN sends
 # Each process knows mean and variance of its share, per channel. Compute those of the whole batch from these alone.
 # <details><summary>Hint</summary>Means combine like the gradients of exercise 1. For the variance, go through the mean of the squares: in each share it is <code>variance + mean ** 2</code>, and it combines like a mean.</details>
+
 
 # %%
 def whole_statistics(means, variances, counts) -> tuple[torch.Tensor, torch.Tensor]:
@@ -293,6 +321,7 @@ check.whole_statistics(whole_statistics)
 # ### Exercise 3 (medium, 8 minutes): is the cable fast enough?
 # In a **ring all-reduce** each of N processes sends (N - 1) / N of all gradients twice: once to sum them up, once to hand the sums around. All send at the same time. Gradients are float32.
 # <details><summary>Hint</summary>Bytes sent by one process: 2 · (N - 1) / N · 4 · parameters. Eight bits make a byte, and 1 Gbit/s is 10⁹ bits in a second.</details>
+
 
 # %%
 def seconds_a_step(parameters: int, processes: int, gigabits: float) -> float:

@@ -195,9 +195,10 @@ def gaps_by_looking_twice(runs, shallow, deep):
         b["seed"]: torch.tensor(a["train"]["accuracy"] - b["train"]["accuracy"])
         for a in runs
         for b in runs
-        if a["kind"] == b["kind"] == "plain" and a["seed"] == b["seed"]
+        if a["kind"] == b["kind"] == "plain"
+        and a["seed"] == b["seed"]
         and (a["depth"], b["depth"]) == (shallow, deep)
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("answer", [gaps, gaps_by_looking_twice])
@@ -214,9 +215,13 @@ def gaps_of(kind, error):
 
 
 def paired_by_position(runs, shallow, deep):
-    errors = {depth: [1 - r["train"]["accuracy"] for r in runs
-                      if r["kind"] == "plain" and r["depth"] == depth] for depth in (shallow, deep)}
-    return dict(zip((0, 3), (b - a for a, b in zip(errors[shallow], errors[deep]))))  # fmt: skip
+    errors = {
+        depth: [
+            1 - r["train"]["accuracy"] for r in runs if r["kind"] == "plain" and r["depth"] == depth
+        ]
+        for depth in (shallow, deep)
+    }
+    return dict(zip((0, 3), (b - a for a, b in zip(errors[shallow], errors[deep]))))
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ class StubBlock(nn.Module):
         super().__init__()
         ...  # your code here
 
-    def forward(self, x):
-        ...  # your code here
+    def forward(self, x): ...  # your code here
 
 
 @pytest.mark.parametrize("name", ["stack_gradient", "effective_depth", "first_to_last"])

@@ -17,9 +17,7 @@ ANSWER = re.compile(r"^(?:def|class) (?:(?!^# %%).)*?### END SOLUTION", re.DOTAL
 @pytest.fixture(scope="module")
 def course():
     """The solutions and the stubs of the chapter, by name, run as the notebooks run them."""
-    spec = importlib.util.spec_from_file_location(
-        "notebooks_build", SOURCE.parents[1] / "build.py"
-    )
+    spec = importlib.util.spec_from_file_location("notebooks_build", SOURCE.parents[1] / "build.py")
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
     found = {}
@@ -101,7 +99,10 @@ def formula(a, c, n):
 @pytest.mark.parametrize(
     "answer, said",
     [
-        (lambda a, c, n: formula(a, c, n) - a * c - c, "1x1 convolution on the shortcut is missing"),
+        (
+            lambda a, c, n: formula(a, c, n) - a * c - c,
+            "1x1 convolution on the shortcut is missing",
+        ),
         (lambda a, c, n: formula(a, c, n) - (2 * n + 1) * c, "convolutions have biases"),
         (lambda a, c, n: formula(a, c, n) - 2 * n * c, "each BN a scale and a shift"),
         (lambda a, c, n: formula(a, c, n) - 2 * n * c, "have the 3x3 convolutions a bias"),
@@ -214,13 +215,28 @@ def test_resnet34_names_the_mistake(capsys, answer, said):
 # Exercise 4
 
 
-def layers(block, inplanes, planes, blocks, stride=1, *, twice=1, turns=None, shortcut="needed",
-           bias=False, strides=False):  # fmt: skip
+def layers(
+    block,
+    inplanes,
+    planes,
+    blocks,
+    stride=1,
+    *,
+    twice=1,
+    turns=None,
+    shortcut="needed",
+    bias=False,
+    strides=False,
+):
     """A stage builder with the mistakes that learners make."""
     out = planes * block.expansion
     change = inplanes != out
-    needed = {"needed": stride != 1 or change, "stride": stride != 1, "channels": change,
-              "always": True}[shortcut]  # fmt: skip
+    needed = {
+        "needed": stride != 1 or change,
+        "stride": stride != 1,
+        "channels": change,
+        "always": True,
+    }[shortcut]
     made = []
     for i in range(blocks if turns is None else turns):
         a, s = (inplanes, stride) if i == 0 else (out, stride if strides else 1)
