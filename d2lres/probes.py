@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from d2lres.blocks import Block
 from d2lres.data import Images
-from d2lres.training import eval_mode, evaluate
+from d2lres.state import eval_mode, untouched
+from d2lres.training import evaluate
 
 
 @torch.no_grad()
@@ -91,33 +92,6 @@ def flops(model: nn.Module, x: Tensor) -> dict[str, int]:
         "linear": total.get(aten.addmm, 0) + total.get(aten.mm, 0),
         "addition": sum(total.get(operation, 0) for operation in sums),
     }
-
-
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Do anything to `model` within; afterwards it is what it was, also after an exception.
-
-    Restored bit for bit: weights, buffers, gradients, modes, hooks, the attributes of its modules,
-    and PyTorch's global random state. Costs one copy of the model's tensors.
-    """
-    modules = [(module, dict(vars(module))) for module in model.modules()]
-    tables = [(t, dict(t)) for _, own in modules for t in own.values() if isinstance(t, dict)]
-    parameters, tensors = list(model.parameters()), [*model.parameters(), *model.buffers()]
-    tensors += [p.grad for p in parameters if p.grad is not None]
-    values = [(t, t.detach().clone()) for t in tensors]
-    flags = [(p, p.requires_grad, p.grad) for p in parameters]
-    devices = {t.device for t in tensors if t.device.type == "cuda"}
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            for table, own in [(vars(module), own) for module, own in modules] + tables:
-                table.clear()  # in place: a hook's handle knows the table it is in
-                table.update(own)
-            for t, value in values:
-                t.data.copy_(value)  # not t.copy_: a graph built before must stay usable
-            for p, requires_grad, grad in flags:
-                p.requires_grad_(requires_grad).grad = grad
 
 
 @contextmanager

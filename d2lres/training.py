@@ -29,6 +29,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from d2lres.data import Images
 from d2lres.processes import Processes
+from d2lres.state import eval_mode
 
 
 class Score(NamedTuple):
@@ -222,18 +223,6 @@ def evaluate(model: nn.Module, data: Images, batch_size: int = 512) -> Score:
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             correct += (logits.argmax(1) == y).sum().item()
     return Score(loss / len(data), correct / len(data))
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Within it `model` is in eval mode; afterwards every module has the mode it had."""
-    training = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
 
 
 def progress_bar(

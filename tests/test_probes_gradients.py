@@ -11,6 +11,7 @@ from torch import nn
 
 from d2lres import BasicBlock, Bottleneck, PreActBlock, Residual, ResNet, cifar_resnet, probes
 from d2lres.data import Images
+from d2lres.state import untouched
 
 
 def pictures(n=40, channels=1, size=8, classes=10):
@@ -360,7 +361,7 @@ def test_untouched_restores_whatever_is_done_to_a_model():
     before = state(model)
     handle = model.conv1.register_forward_hook(lambda *_: None)
     with_handle = state(model)
-    with pytest.raises(KeyError), probes.untouched(model):
+    with pytest.raises(KeyError), untouched(model):
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         model.train()
         F.cross_entropy(model(x), y).backward()

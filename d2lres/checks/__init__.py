@@ -10,8 +10,6 @@ import ast
 import dis
 import functools
 import inspect
-import random
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +18,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
+
+from d2lres.state import untouched
 
 __all__ = ["Wrong", "check"]
 
@@ -41,7 +40,7 @@ def check(function: Callable[..., str]) -> Callable[..., None]:
     def run(*answers: Any, **named: Any) -> None:
         given = [*answers, *named.values()]
         try:
-            with _untouched(given):
+            with _conditions(given):
                 verdict = f"Correct: {function(*answers, **named)}"
         except Exception as error:
             if _missing(error) or any(_unfinished(answer) for answer in given):
@@ -105,29 +104,16 @@ _NO_STEPS = ("RESUME", "NOP", "RETURN_VALUE")  # what is left of an empty functi
 
 
 @contextmanager
-def _untouched(answers: list[Any]) -> Iterator[None]:
-    """Runs a check under fixed conditions, then puts back whatever it may have changed."""
-    modules = [m for answer in answers if isinstance(answer, nn.Module) for m in answer.modules()]
-    states = [(module, module.training, dict(module._buffers)) for module in modules]
-    tensors = {t for module in modules for t in [*module.parameters(), *module.buffers()]}
-    saved = [(t, t.detach().clone(), t.grad) for t in tensors if not is_lazy(t)]
-    dtype, python, numpy = torch.get_default_dtype(), random.getstate(), sys.modules.get("numpy")
-    numbers = numpy.random.get_state() if numpy else None
-    gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+def _conditions(answers: list[Any]) -> Iterator[None]:
+    """Fixed conditions for a check: float32, gradients on but none left over, known numbers."""
+    models = [answer for answer in answers if isinstance(answer, nn.Module)]
+    dtype = torch.get_default_dtype()
     try:
-        with torch.random.fork_rng(devices=gpus), torch.enable_grad():
+        with untouched(*models), torch.enable_grad():
             torch.default_generator.manual_seed(0)
             torch.set_default_dtype(torch.float32)
-            for tensor, _, _ in saved:
-                tensor.grad = None
+            for parameter in (p for model in models for p in model.parameters()):
+                parameter.grad = None
             yield
     finally:
         torch.set_default_dtype(dtype)
-        random.setstate(python)
-        if numpy:
-            numpy.random.set_state(numbers)
-        for module, training, buffers in states:
-            module.training = training
-            module._buffers.update(buffers)
-        for tensor, value, grad in saved:
-            tensor.data, tensor.grad = value, grad

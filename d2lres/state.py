@@ -1,0 +1,52 @@
+"""One keeper of state: whatever is done to a model within `untouched` leaves no trace."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+
+@contextmanager
+def untouched(*models: nn.Module) -> Iterator[None]:
+    """Do anything to the models within; afterwards they are what they were, also after an exception.
+
+    Restored bit for bit: weights, buffers, gradients, modes, hooks, the attributes of their
+    modules, and the global random state of PyTorch, NumPy and Python. Costs one copy of the tensors.
+    """
+    modules = [(m, dict(vars(m))) for m in {m: None for model in models for m in model.modules()}]
+    tables = [(t, dict(t)) for _, own in modules for t in own.values() if isinstance(t, dict)]
+    tensors = {t: None for m, _ in modules for t in (*m.parameters(False), *m.buffers(False))}
+    known = [t for t in tensors if not is_lazy(t)]
+    flags = [(t, t.requires_grad, t.grad) for t in known if t.is_leaf]
+    gradients = [grad for _, _, grad in flags if grad is not None]
+    values = [(t, t.data, t.detach().clone()) for t in (*known, *gradients)]
+    numbers, python = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng({t.device for t in known if t.device.type == "cuda"}):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numbers)
+            for table, own in [(vars(module), own) for module, own in modules] + tables:
+                table.clear()  # in place: a hook's handle knows the table it is in
+                table.update(own)
+            for t, data, value in values:
+                t.data = data.copy_(value)  # not t.copy_: a graph built before must stay usable
+            for t, requires_grad, grad in flags:
+                t.requires_grad_(requires_grad).grad = grad
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Within it `model` is in eval mode; afterwards every module has the mode it had."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
