@@ -12,7 +12,7 @@ from d2lres.networks import (
     resnet101,
     resnet152,
 )
-from d2lres.order import explain_missing_names
+from d2lres.notebook import explain_missing_names
 
 try:
     __version__ = version("d2lres")

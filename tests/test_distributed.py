@@ -10,17 +10,14 @@ from multiprocessing import get_context
 import pytest
 import torch
 import torch.distributed as dist
+import tqdm.auto
 from torch import nn
+from training_runs import curves, random_images
 
 from d2lres import cifar_resnet
-from d2lres.data import MEAN, STD, Images
-from d2lres.training import (
-    CheckpointError,
-    TrainingDiverged,
-    evaluate,
-    fit,
-    load_checkpoint,
-)
+from d2lres.checkpoints import CheckpointError, load_checkpoint
+from d2lres.data import MEAN, STD
+from d2lres.training import TrainingDiverged, evaluate, fit
 
 # Sums in another order: after a few dozen float32 steps weights of size 1 differ by less than this.
 CLOSE = dict(rtol=0, atol=1e-5)
@@ -52,12 +49,11 @@ def pair(tmp_path_factory):
         pool.shutdown()
 
 
-def pictures(n, seed=0):
-    """Random pictures of 6x6; the first two pixels of each hold its number."""
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (n, 1, 6, 6), dtype=torch.uint8, generator=generator)
-    images[:, 0, 0, 0], images[:, 0, 0, 1] = torch.arange(n) // 256, torch.arange(n) % 256
-    return Images(images, torch.randint(0, 10, (n,), generator=generator))
+def numbered(n, seed=0):
+    """Random images of 6x6; the first two pixels of each hold its number."""
+    data = random_images(n, seed=seed)
+    data.images[:, 0, 0, 0], data.images[:, 0, 0, 1] = torch.arange(n) // 256, torch.arange(n) % 256
+    return data
 
 
 def numbers(x):
@@ -65,7 +61,7 @@ def numbers(x):
     return (256 * pixels[:, 0] + pixels[:, 1]).tolist()
 
 
-TEST = pictures(33, seed=1)
+TEST = numbered(33, seed=1)
 
 
 def without_bn(seed=0):
@@ -102,19 +98,11 @@ def arrays(model):
     return {key: value.clone().numpy() for key, value in model.state_dict().items()}
 
 
-def curves(history):
-    return history.loss, history.accuracy, history.test_loss, history.test_accuracy
-
-
 def train(rank, make, n, options):
     """fit in this process: weights and buffers, curves, whether interrupted."""
     model = make(seed=rank)  # the second process starts from other weights
-    history = fit(model, pictures(n), TEST, **(dict(epochs=3, lr=0.05, batch_size=16) | options))
+    history = fit(model, numbered(n), TEST, **(dict(epochs=3, lr=0.05, batch_size=16) | options))
     return arrays(model), curves(history), history.interrupted
-
-
-def alone(make, n, options):
-    return train(0, make, n, options)
 
 
 def same(a, b):
@@ -138,7 +126,7 @@ def seen(rank, n, batch_size):
             batches.append(numbers(args[0]))
 
     model.register_forward_pre_hook(note)
-    fit(model, pictures(n), epochs=2, batch_size=batch_size)
+    fit(model, numbered(n), epochs=2, batch_size=batch_size)
     return batches
 
 
@@ -170,7 +158,7 @@ def test_a_batch_or_test_set_too_small_to_share_is_refused_by_all(pair, n, batch
 
 def refusal(rank, n, batch_size, test):
     try:
-        fit(without_bn(), pictures(n), pictures(test), epochs=1, batch_size=batch_size)
+        fit(without_bn(), numbered(n), numbered(test), epochs=1, batch_size=batch_size)
     except ValueError as error:
         return f"ValueError: {error}"
 
@@ -189,7 +177,7 @@ def refusal(rank, n, batch_size, test):
 )
 def test_without_batch_statistics_two_processes_give_the_weights_of_one(pair, n, options):
     (weights, history, _), _ = pair(train, without_bn, n, options)
-    expected, expected_history, _ = alone(without_bn, n, options)
+    expected, expected_history, _ = train(0, without_bn, n, options)
     close(weights, expected)
     for ours, one in zip(history, expected_history, strict=True):
         assert ours == pytest.approx(one, abs=1e-5)
@@ -197,7 +185,7 @@ def test_without_batch_statistics_two_processes_give_the_weights_of_one(pair, n,
 
 def test_with_batch_statistics_they_do_not(pair):
     (weights, _, _), _ = pair(train, with_bn, 64, {})
-    expected, _, _ = alone(with_bn, 64, {})
+    expected, _, _ = train(0, with_bn, 64, {})
     assert max(abs(weights[key] - expected[key]).max() for key in weights) > 1e-2
 
 
@@ -221,7 +209,7 @@ def masks(rank):
     model, drawn = with_dropout(), []
     torch.manual_seed(5)  # the same everywhere, as `train --seed` sets it
     model[1].register_forward_hook(lambda module, args, out: drawn.append((out == 0).numpy()))
-    fit(model, pictures(32), epochs=1, batch_size=32)
+    fit(model, numbered(32), epochs=1, batch_size=32)
     return drawn[0]
 
 
@@ -249,7 +237,7 @@ class NaNFor(nn.Module):
 def diverge(rank):
     model = NaNFor(7)
     try:
-        fit(model, pictures(40), epochs=5, batch_size=16)
+        fit(model, numbered(40), epochs=5, batch_size=16)
     except TrainingDiverged as error:
         return str(error), model.steps, curves(error.history), arrays(model)
 
@@ -270,7 +258,7 @@ def press_ctrl_c(rank, who, file):
     model = stopped(with_bn(seed=rank), 6, press)
     model.register_forward_pre_hook(lambda module, args: steps.append(module.training))
     before = signal.getsignal(signal.SIGINT)
-    history = fit(model, pictures(64), TEST, epochs=3, lr=0.05, batch_size=16, checkpoint=file)
+    history = fit(model, numbered(64), TEST, epochs=3, lr=0.05, batch_size=16, checkpoint=file)
     assert signal.getsignal(signal.SIGINT) == before
     return arrays(model), curves(history), history.interrupted, sum(steps)
 
@@ -291,30 +279,22 @@ def test_ctrl_c_in_one_process_stops_all_at_the_same_step(pair, tmp_path, who):
 # Checkpoints
 
 
-def train_with_own_file(rank, make, n, folder, options):
+def train_with_own_file(rank, make, n, folder, stop_at=None):
     """As two machines would: each process has a file of its own, and only rank 0's is there."""
-    return train(rank, make, n, dict(checkpoint=folder / f"{rank}.pt") | options)
 
+    def build(seed):
+        return stopped(make(seed), stop_at, lambda: os.kill(os.getpid(), signal.SIGINT))
 
-def until(rank, make, n, folder, step):
-    def stop():
-        os.kill(os.getpid(), signal.SIGINT)
-
-    return train(
-        rank,
-        lambda seed: stopped(make(seed), step, stop),
-        n,
-        dict(checkpoint=folder / f"{rank}.pt"),
-    )
+    return train(rank, build, n, dict(checkpoint=folder / f"{rank}.pt"))
 
 
 def test_only_the_first_process_writes_and_reads_and_keys_have_no_prefix(pair, tmp_path):
-    (weights, history, _), _ = pair(train_with_own_file, with_bn, 64, tmp_path, {})
+    (weights, history, _), _ = pair(train_with_own_file, with_bn, 64, tmp_path)
     assert os.listdir(tmp_path) == ["0.pt"]
     state = load_checkpoint(tmp_path / "0.pt")
     assert same(arrays_of(state["model"]), weights)
     assert list(weights) == list(with_bn().state_dict())
-    again, two = pair(train_with_own_file, with_bn, 64, tmp_path, {})  # nothing is left to do
+    again, two = pair(train_with_own_file, with_bn, 64, tmp_path)  # nothing is left to do
     assert same(again[0], weights) and same(two[0], weights) and again[1] == two[1] == history
 
 
@@ -324,9 +304,9 @@ def arrays_of(state):
 
 @pytest.mark.skipif(os.name == "nt", reason="os.kill cannot send Ctrl-C on Windows")
 def test_a_run_of_two_goes_on_exactly_with_two(pair, tmp_path):
-    broken, _ = pair(until, with_dropout, 64, tmp_path, 6)
+    broken, _ = pair(train_with_own_file, with_dropout, 64, tmp_path, 6)
     assert broken[2]
-    resumed = pair(train_with_own_file, with_dropout, 64, tmp_path, {})
+    resumed = pair(train_with_own_file, with_dropout, 64, tmp_path)
     whole = pair(train, with_dropout, 64, {})
     assert same(resumed[0][0], whole[0][0]) and same(resumed[1][0], whole[0][0])
     assert resumed[0][1] == whole[0][1] == resumed[1][1]
@@ -335,13 +315,13 @@ def test_a_run_of_two_goes_on_exactly_with_two(pair, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="os.kill cannot send Ctrl-C on Windows")
 @pytest.mark.parametrize("before, after", [(2, 1), (1, 2)])
 def test_a_run_goes_on_with_another_number_of_processes(pair, tmp_path, before, after):
-    expected, history, _ = alone(without_bn, 51, {})
+    expected, history, _ = train(0, without_bn, 51, {})
     if before == 2:
-        (_, _, interrupted), _ = pair(until, without_bn, 51, tmp_path, 6)
-        resumed = alone(without_bn, 51, dict(checkpoint=tmp_path / "0.pt"))
+        (_, _, interrupted), _ = pair(train_with_own_file, without_bn, 51, tmp_path, 6)
+        resumed = train(0, without_bn, 51, dict(checkpoint=tmp_path / "0.pt"))
     else:
-        interrupted = until(0, without_bn, 51, tmp_path, 6)[2]
-        resumed, _ = pair(train_with_own_file, without_bn, 51, tmp_path, {})
+        interrupted = train_with_own_file(0, without_bn, 51, tmp_path, 6)[2]
+        resumed, _ = pair(train_with_own_file, without_bn, 51, tmp_path)
     assert interrupted and len(resumed[1][0]) == 3
     close(resumed[0], expected)
     for ours, one in zip(resumed[1], history, strict=True):
@@ -352,7 +332,7 @@ def complaint(rank, file):
     model = without_bn()
     before = arrays(model)
     try:
-        fit(model, pictures(40), epochs=1, checkpoint=file)
+        fit(model, numbered(40), epochs=1, checkpoint=file)
     except CheckpointError as error:
         return str(error), same(before, arrays(model))
 
@@ -376,25 +356,17 @@ def test_a_checkpoint_that_cannot_be_used_stops_all_alike(pair, tmp_path, conten
 def shown(rank):
     calls, bars = [], []
 
-    class Bar:
+    class Bar(tqdm.auto.tqdm):
         def __init__(self, **options):
             bars.append(options["disable"])
+            super().__init__(**(options | dict(disable=True)))
 
-        __enter__ = __exit__ = update = set_postfix = lambda self, *args, **options: None
+    def called(history):
+        calls.append(len(history.loss))
 
-    import tqdm.auto
-
-    before, tqdm.auto.tqdm = tqdm.auto.tqdm, Bar
-    try:
-        fit(
-            without_bn(),
-            pictures(40),
-            epochs=2,
-            progress=True,
-            after_epoch=lambda history: calls.append(len(history.loss)),
-        )
-    finally:
-        tqdm.auto.tqdm = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tqdm.auto, "tqdm", Bar)
+        fit(without_bn(), numbered(40), epochs=2, progress=True, after_epoch=called)
     return bars, calls
 
 
@@ -407,7 +379,7 @@ def fail(rank):
         raise OSError("disk full")
 
     try:
-        fit(without_bn(), pictures(40), epochs=2, after_epoch=full)
+        fit(without_bn(), numbered(40), epochs=2, after_epoch=full)
     except OSError as error:
         return str(error)
 

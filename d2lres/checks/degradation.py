@@ -216,7 +216,7 @@ def gaps(answer) -> str:
             raise Wrong(f"the runs have the seeds 0 and 3, your dictionary has {sorted(got)}.")
         got = [float(got[0]), float(got[3])]
 
-        def gap(kind, which):
+        def gap(kind, which, shallow=shallow, deep=deep):
             pairs = zip(errors[kind, shallow], errors[kind, deep])
             return [high[which] - low[which] for low, high in pairs]
 

@@ -104,8 +104,8 @@ def first_to_last(answer) -> str:
                 "cross-entropy, and are these norms of the first and the last convolution?"
             )
         after = _traces(model)
-        for what, value in before.items():
-            if after.get(what) != value:
+        for what, was in before.items():
+            if after.get(what) != was:
                 raise Wrong(
                     f"the ratio is right, but {what} changed: put it back, or work on a copy."
                 )

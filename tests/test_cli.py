@@ -1,4 +1,4 @@
-"""`python -m d2lres train`: its options, its files, and what torchrun makes of it."""
+"""The command line: its options, its files, its exit codes, and what torchrun makes of it."""
 
 import json
 import os
@@ -11,10 +11,12 @@ import time
 
 import pytest
 import torch
+from training_runs import interrupt
 
-from d2lres import train as command
-from d2lres.__main__ import main
-from d2lres.training import fit, load_checkpoint
+from d2lres import cli
+from d2lres.checkpoints import load_checkpoint
+from d2lres.cli import main
+from d2lres.training import fit
 
 TINY = ["--model", "cifar_resnet", "--depth", "8", "--width", "2", "--size", "6"]
 
@@ -33,42 +35,33 @@ def lines(path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--model", "vgg"], "argument --model: invalid choice: 'vgg'"),
-        (["--data", "cifar"], "argument --data: invalid choice"),
-        (["--epochs", "0"], "argument --epochs: 0 is not a whole number from 1 on"),
-        (["--batch-size", "12.5"], "argument --batch-size: 12.5 is not a whole number from 1 on"),
-        (["--size", "-3"], "--size"),
-        (["--lr", "0"], "argument --lr: 0 is not a number above 0"),
-        (["--lr", "nan"], "argument --lr: nan is not a number above 0"),
-        (["--lr", "fast"], "argument --lr: fast is not a number above 0"),
-        (
-            ["--label-smoothing", "1.5"],
-            "argument --label-smoothing: 1.5 is not a number from 0 to 1",
-        ),
-        (["--seed", "x"], "argument --seed: x is not a whole number from 0 on"),
-        (["--depth", "9"], "argument --depth: 9 is not 6n + 2"),
-        (
-            ["--model", "resnet18", "--width", "4"],
-            "--depth and --width are for --model cifar_resnet",
-        ),
-        (["--root", "folder"], "--root is for --subset full"),
-        (["--threads", "0"], "argument --threads: 0 is not a whole number from 1 on"),
-        (["--device", "tpu"], "argument --device: invalid choice"),
+        ("--model vgg", "argument --model: invalid choice: 'vgg'"),
+        ("--data cifar", "argument --data: invalid choice"),
+        ("--epochs 0", "argument --epochs: 0 is not a whole number from 1 on"),
+        ("--batch-size 12.5", "argument --batch-size: 12.5 is not a whole number from 1 on"),
+        ("--size -3", "--size"),
+        ("--lr 0", "argument --lr: 0 is not a number above 0"),
+        ("--lr nan", "argument --lr: nan is not a number above 0"),
+        ("--lr fast", "argument --lr: fast is not a number above 0"),
+        ("--label-smoothing 1.5", "argument --label-smoothing: 1.5 is not a number from 0 to 1"),
+        ("--seed x", "argument --seed: x is not a whole number from 0 on"),
+        ("--depth 9", "argument --depth: 9 is not 6n + 2"),
+        ("--model resnet18 --width 4", "--depth and --width are for --model cifar_resnet"),
+        ("--root folder", "--root is for --subset full"),
+        ("--threads 0", "argument --threads: 0 is not a whole number from 1 on"),
+        ("--device tpu", "argument --device: invalid choice"),
+        ("--device cuda", "PyTorch finds no such device here"),
+        ("--speed 9", "unrecognized arguments: --speed 9"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused_in_one_sentence(capsys, options, message):
+    if options == "--device cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
     with pytest.raises(SystemExit) as stop:
-        main(["train", *options])
+        main(["train", *options.split()])
     *usage, said = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2 and usage[0].startswith("usage: ")
-    assert said.startswith("python -m d2lres train: error: ") and message in said
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_device_that_is_not_there_is_refused(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["train", "--device", "cuda"])
-    assert stop.value.code == 2 and "PyTorch finds no such device here" in capsys.readouterr().err
+    assert said.startswith("python -m d2lres") and ": error: " in said and message in said
 
 
 def test_every_option_has_a_help_text(capsys):
@@ -77,36 +70,20 @@ def test_every_option_has_a_help_text(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out.split("options:")[1]
     entries = re.findall(r"^  (--[\w-]+)(.*?)(?=^  -|\Z)", text, re.MULTILINE | re.DOTALL)
-    assert {name for name, _ in entries} == {
-        "--model",
-        "--depth",
-        "--width",
-        "--data",
-        "--subset",
-        "--root",
-        "--size",
-        "--epochs",
-        "--batch-size",
-        "--lr",
-        "--augment",
-        "--label-smoothing",
-        "--seed",
-        "--device",
-        "--mixed-precision",
-        "--threads",
-        "--checkpoint",
-        "--history",
-    }
+    assert " ".join(name for name, _ in entries) == (
+        "--model --depth --width --data --subset --root --size --epochs --batch-size --lr --augment "
+        "--label-smoothing --seed --device --mixed-precision --threads --checkpoint --history"
+    )
     for name, rest in entries:
         assert len(re.sub(r"\{.*?\}|[A-Z_]{4,}", "", rest).split()) >= 2, name
 
 
-@pytest.mark.parametrize("name", command.MODELS)
+@pytest.mark.parametrize("name", cli.MODELS)
 def test_every_model_is_built_for_ten_classes_of_grey_images(name):
-    parser = command.argparse.ArgumentParser()
-    command.add_options(parser)
+    parser = cli.argparse.ArgumentParser()
+    cli.add_options(parser)
     with torch.device("meta"):
-        model = command.build(parser.parse_args(["--model", name]))
+        model = cli.build(parser.parse_args(["--model", name]))
         assert model.eval()(torch.rand(2, 1, 28, 28)).shape == (2, 10)
 
 
@@ -121,24 +98,10 @@ def test_the_options_reach_fit(monkeypatch, tmp_path):
     before = torch.get_num_threads()
     try:
         status = train(
-            "--epochs",
-            "2",
-            "--batch-size",
-            "32",
-            "--lr",
-            "0.02",
-            "--augment",
-            "--seed",
-            "3",
-            "--label-smoothing",
-            "0.1",
-            "--no-mixed-precision",
-            "--threads",
-            "1",
-            "--device",
-            "cpu",
-            "--checkpoint",
-            str(tmp_path / "run.pt"),
+            *f"""
+            --epochs 2 --batch-size 32 --lr 0.02 --augment --seed 3 --label-smoothing 0.1
+            --no-mixed-precision --threads 1 --device cpu --checkpoint {tmp_path / "run.pt"}
+            """.split()
         )
         assert status == 0 and torch.get_num_threads() == 1
     finally:
@@ -169,36 +132,21 @@ def test_the_history_has_one_line_an_epoch_and_each_is_shown(tmp_path, capsys):
     assert len(epochs) == 2
 
 
+def timeless(path):
+    return [{**line, "seconds": 0} for line in lines(path)]
+
+
 def test_the_same_seed_gives_the_same_history(tmp_path):
-    runs = []
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         train("--epochs", "1", "--history", str(tmp_path / name), "--seed", seed)
-        runs.append([{**line, "seconds": 0} for line in lines(tmp_path / name)])
-    assert runs[0] == runs[1] != runs[2]
+    assert timeless(tmp_path / "a") == timeless(tmp_path / "b") != timeless(tmp_path / "c")
 
 
-def stop_in_epoch(monkeypatch, number, stop=KeyboardInterrupt):
-    """`train` is stopped in this epoch."""
-    from d2lres.data import Images
-
-    original, begun = Images.batches, 0
-
-    def batches(self, *args, **options):
-        nonlocal begun
-        begun += bool(options.get("shuffle"))
-        for batch in original(self, *args, **options):
-            if begun == number:
-                raise stop
-            yield batch
-
-    monkeypatch.setattr(Images, "batches", batches)
-
-
-def test_a_resumed_run_appends_to_its_history_without_duplicates(tmp_path, capsys, monkeypatch):
+def test_the_history_of_a_resumed_run_has_every_epoch_once(tmp_path, capsys, monkeypatch):
     file, whole = tmp_path / "run.jsonl", tmp_path / "whole.jsonl"
     options = ["--epochs", "3", "--checkpoint", str(tmp_path / "run.pt"), "--history", str(file)]
     with monkeypatch.context() as patch:
-        stop_in_epoch(patch, 3)
+        interrupt(patch, 2 * 47 + 1)
         assert train(*options) == 130
     assert "run.pt keeps every finished epoch" in capsys.readouterr().err
     first = file.read_text()
@@ -207,8 +155,7 @@ def test_a_resumed_run_appends_to_its_history_without_duplicates(tmp_path, capsy
     assert train(*options) == 0
     assert file.read_text().startswith(first)
     train("--epochs", "3", "--history", str(whole))
-    timeless = [[{**line, "seconds": 0} for line in lines(path)] for path in (file, whole)]
-    assert timeless[0] == timeless[1]
+    assert timeless(file) == timeless(whole)
     capsys.readouterr()
     assert train(*options) == 0  # nothing is left to do
     assert len(lines(file)) == 3 and "epoch " not in capsys.readouterr().out
@@ -237,6 +184,12 @@ def test_what_goes_wrong_is_said_in_one_sentence(tmp_path, monkeypatch, capsys, 
     assert train("--epochs", "1", *options) == 1
     err = capsys.readouterr().err
     assert err.startswith("d2lres: ") and message in err and err.count("\n") == 1
+
+
+def test_experiment_hands_its_arguments_to_the_authors_script(tmp_path):
+    command = [sys.executable, "-m", "d2lres", "experiment", "gravity", "--quick"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("d2lres: unknown experiment 'gravity'")
 
 
 # Under torchrun
@@ -277,10 +230,10 @@ def test_two_processes_run_the_same_command(tmp_path):
 
 KILLER = """
     import os, signal, sys
-    from d2lres import train
-    from d2lres.__main__ import main
+    from d2lres import cli
+    from d2lres.cli import main
 
-    build, steps = train.build, 0
+    build, steps = cli.build, 0
 
     def spoilt(given):
         def die(module, args):
@@ -293,7 +246,7 @@ KILLER = """
         model.register_forward_pre_hook(die)
         return model
 
-    train.build = spoilt
+    cli.build = spoilt
     sys.exit(main(sys.argv[1:]))
 """
 
@@ -310,7 +263,7 @@ def test_a_killed_worker_ends_the_job_with_an_error_and_one_process_can_go_on(tm
     assert "run.pt keeps every finished epoch, and the same command goes on from there." in err
     assert sorted(os.listdir(tmp_path)) == ["killer.py", "run.jsonl", "run.pt"]
     state = load_checkpoint(tmp_path / "run.pt")
-    assert len(state["history"].loss) == 1 and list(state["model"])[0] == "conv1.weight"
+    assert len(state["history"].loss) == 1 and next(iter(state["model"])) == "conv1.weight"
     assert train(*options, *files) == 0
     assert [line["epoch"] for line in lines(tmp_path / "run.jsonl")] == [1, 2, 3]
     assert "epoch 2/3" in capsys.readouterr().out

@@ -1,6 +1,6 @@
-"""Cells run out of order: below a NameError stands which cell to run first."""
+"""In a notebook: cells run out of order say, below a NameError, which cell to run first."""
 
-import ast
+import dis
 import json
 import os
 
@@ -43,23 +43,10 @@ def hint(name: str, cells: list[str] | None) -> str | None:
 def _made_by(source: str) -> set[str]:
     """The names that a cell's own lines assign, define or import; not those inside functions."""
     try:
-        found, todo = set(), list(ast.parse(source).body)
+        steps = dis.get_instructions(compile(source, "cell", "exec"))
     except SyntaxError:  # a magic command, or a cell in the middle of an edit
         return set()
-    while todo:
-        node = todo.pop()
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
-        elif isinstance(node, ast.alias):
-            found.add((node.asname or node.name).split(".")[0])
-        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            found.add(node.name)
-            continue
-        if not isinstance(
-            node, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-        ):
-            todo += ast.iter_child_nodes(node)
-    return found
+    return {step.argval for step in steps if step.opname == "STORE_NAME"}
 
 
 def _cells(shell) -> list[str] | None:

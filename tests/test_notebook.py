@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_faults import Kernel
 
-from d2lres.order import hint
+from d2lres.notebook import hint
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS = [

@@ -1,9 +1,10 @@
-"""The processes that train together: which images are mine, and what all of us must agree on.
+"""Training in many processes: joining them under torchrun, sharing a batch, agreeing on the rest.
 
-`fit` asks these questions; torch.distributed answers them. With one process every answer is trivial
-and nothing is sent, so the loop reads the same for one process and for many.
+`fit` asks a `Group`; torch.distributed answers. With one process every answer is trivial and nothing
+is sent, so the loop reads the same for one process and for many.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,23 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 
-class Processes:
+def join(device: torch.device) -> torch.device:
+    """Join the processes that torchrun has started, if it has. Returns this one's device."""
+    if not (dist.is_available() and dist.is_torchelastic_launched()):
+        return device
+    if device.type == "mps":  # torch.distributed has no backend for it
+        device = torch.device("cpu")
+    if device.type == "cuda":
+        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= gpus:
+            raise ValueError(f"every process needs its own GPU: use --nproc_per_node={gpus}.")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+class Group:
     """The initialised process group, or this process alone.
 
     rank: the number of this process, from 0.  count: how many there are.
@@ -27,15 +44,14 @@ class Processes:
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         grouped = dist.is_available() and dist.is_initialized()
-        self.rank, self.count = (dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)
+        self.rank: int = dist.get_rank() if grouped else 0
+        self.count: int = dist.get_world_size() if grouped else 1
         self.share = slice(self.rank, None, self.count)
         self.device, self.stop = device, False
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """`model`, starting everywhere as on rank 0, its gradients averaged during backward."""
-        if self.count == 1:
-            return model
-        return DistributedDataParallel(model)
+        return model if self.count == 1 else DistributedDataParallel(model)
 
     def sum(self, *values: float) -> list[float]:
         """Each value added up over all processes, the same everywhere to the last bit."""
@@ -59,7 +75,7 @@ class Processes:
         """`action(*arguments)`, called on rank 0 only; all return its result or raise its error."""
         if self.count == 1:
             return action(*arguments)
-        outcome = [None, None]
+        outcome: list[Any] = [None, None]
         if self.rank == 0:
             try:
                 outcome[0] = action(*arguments)

@@ -1,0 +1,446 @@
+"""The long experiments: run once, recorded with everything needed to run them again.
+
+    python assets/make_experiments.py degradation            # resumable
+    python assets/make_experiments.py degradation --quick    # a taste: fewer seeds, epochs, steps
+
+`python -m d2lres experiment` is the same command. A record is a JSON file: settings and their hash,
+one entry a run, wall time, versions, machine and date; those in assets/results are the course's.
+
+An experiment is a function of this file: it makes one run, and the decorator above it holds its
+settings. Whoever adds another one adds nothing else.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from d2lres.data import Images, fashion_mnist
+from d2lres.networks import cifar_resnet
+from d2lres.probes import gradient_norms, lesion, without_bn
+from d2lres.references import notes_resnet18
+from d2lres.training import TrainingDiverged, default_device, evaluate, fit
+
+Run = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Nets of some kinds and depths, each with some seeds; a run is one kind, depth and seed.
+
+    settings: "kinds", "depths" and "seeds", and what `run` needs to know.
+    quick: the settings in which the short version differs.
+    run: run(settings, kind, depth, seed) -> what was measured, as plain data.
+    summary: what is printed of a finished run, in a few words.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    quick: dict[str, Any]
+    run: Callable[[dict[str, Any], str, int, int], Run]
+    summary: Callable[[Run], str]
+
+    def config(self, quick: bool = False) -> dict[str, Any]:
+        return self.settings | (self.quick if quick else {})
+
+
+EXPERIMENTS: dict[str, Experiment] = {}
+
+
+def experiment(name: str, *, settings: dict, quick: dict, summary: Callable[[Run], str]):
+    """Decorator: the function becomes the run of the experiment `name`."""
+
+    def enter(run: Callable) -> Callable:
+        EXPERIMENTS[name] = Experiment(name, settings, quick, run, summary)
+        return run
+
+    return enter
+
+
+# --- what the experiments share ---------------------------------------------------------------
+
+
+def set_up(settings: dict, kind: str, depth: int, seed: int) -> tuple[Images, Images, nn.Module]:
+    """Training and test images, and the net. "-zero" after the kind: with zero_init_residual."""
+    device = default_device()
+    train, test = fashion_mnist(settings["subset"], size=settings["size"])
+    torch.manual_seed(seed)
+    model = cifar_resnet(
+        depth,
+        in_channels=1,
+        width=settings["width"],
+        residual=kind.startswith("residual"),
+        zero_init_residual=kind.endswith("-zero"),
+    )
+    return train.to(device), test.to(device), model.to(device)
+
+
+def train_and_test(
+    settings: dict, kind: str, depth: int, seed: int
+) -> tuple[Run, nn.Module, Images]:
+    """A net trained by `fit`: its run, itself and the test images."""
+    train, test, model = set_up(settings, kind, depth, seed)
+    hyperparameters = {key: settings[key] for key in ("epochs", "batch_size", "lr")}
+    try:
+        history = fit(model, train, test, seed=seed, progress=False, **hyperparameters)
+    except TrainingDiverged as stop:
+        return dict(train=None, test=None, history=asdict(stop.history)), model, test
+    if history.interrupted:
+        raise KeyboardInterrupt
+    scores = dict(train=evaluate(model, train)._asdict(), test=evaluate(model, test)._asdict())
+    return scores | dict(history=asdict(history)), model, test
+
+
+def take_steps(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train: Images,
+    batch_size: int,
+    count: int,
+    generator: torch.Generator,
+) -> tuple[list[float], list[float]]:
+    """Loss and seconds of each of `count` steps, up to the first loss that is not finite."""
+    losses: list[float] = []
+    seconds: list[float] = []
+    start = time.perf_counter()
+    while True:
+        for x, y in train.batches(batch_size, shuffle=True, generator=generator):
+            loss = F.cross_entropy(model(x), y)
+            losses.append(loss.item())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seconds.append(time.perf_counter() - start)
+            start += seconds[-1]
+            if len(losses) == count or not math.isfinite(losses[-1]):
+                return losses, seconds
+
+
+def scores_and_time(run: Run) -> str:
+    train = run["train"] or dict(loss=math.nan, accuracy=math.nan)
+    seconds = sum(run["history"]["seconds"])
+    return f"training loss {train['loss']:.3f}, accuracy {train['accuracy']:.1%}, {seconds:.0f} s"
+
+
+def first_and_last_loss(run: Run) -> str:
+    return f"loss {run['losses'][0]:.3g} to {run['losses'][-1]:.3g}"
+
+
+# --- the experiments --------------------------------------------------------------------------
+
+
+@experiment(
+    "degradation",
+    settings=dict(
+        subset="sample",
+        size=14,
+        width=8,
+        depths=[8, 20, 56],
+        kinds=["plain", "residual"],
+        seeds=[0, 1, 2, 3, 4],
+        epochs=40,
+        batch_size=128,
+        lr=0.1,
+    ),
+    quick=dict(seeds=[0], epochs=2),
+    summary=scores_and_time,
+)
+def degradation(settings: dict, kind: str, depth: int, seed: int) -> Run:
+    """Train a net, and measure it on its own training images and on the test images.
+
+    Returns {"train", "test", "history"}: loss and accuracy in eval mode, None if training diverged.
+    """
+    return train_and_test(settings, kind, depth, seed)[0]
+
+
+@experiment(
+    "gradients",
+    settings=dict(
+        subset="sample",
+        size=14,
+        width=8,
+        depths=[8, 20, 56, 110],
+        kinds=["plain", "residual"],
+        seeds=[0, 1, 2, 3, 4],
+        batch_size=64,
+    ),
+    quick=dict(seeds=[0], depths=[8, 20, 56]),
+    summary=lambda run: f"first convolution's gradient {run['with_bn']['first']:.2g} with BN",
+)
+def gradients(settings: dict, kind: str, depth: int, seed: int) -> Run:
+    """Gradient norms of the first and the last convolution at initialisation, on one batch.
+
+    Returns {"with_bn": {"first", "last"}, "without_bn": {"first", "last"}}.
+    """
+    train, _, model = set_up(settings, kind, depth, seed)
+    generator = torch.Generator().manual_seed(seed)
+    x, y = next(train.batches(settings["batch_size"], shuffle=True, generator=generator))
+    run = {}
+    for name, net in (("with_bn", model), ("without_bn", without_bn(model))):
+        norms = list(gradient_norms(net, x, y).values())
+        run[name] = dict(first=norms[0], last=norms[-2])  # the very last layer is linear
+    return run
+
+
+@experiment(
+    "lesion",
+    settings=dict(
+        subset="sample",
+        size=14,
+        width=8,
+        depths=[20],
+        kinds=["plain", "residual"],
+        seeds=[0, 1, 2, 3, 4],
+        epochs=10,
+        batch_size=128,
+        lr=0.1,
+    ),
+    quick=dict(seeds=[0], epochs=2),
+    summary=scores_and_time,
+)
+def lesions(settings: dict, kind: str, depth: int, seed: int) -> Run:
+    """The run of the degradation experiment, and the trained net's test accuracy without each of
+    its blocks and with two swapped: the entry "lesion", as `probes.lesion` returns it, or None."""
+    run, model, test = train_and_test(settings, kind, depth, seed)
+    return run | dict(lesion=lesion(model, test) if run["test"] else None)
+
+
+@experiment(
+    "thousand-layers",
+    settings=dict(
+        subset="sample",
+        size=8,
+        width=4,
+        depths=[1004],
+        kinds=["plain", "plain-zero", "residual", "residual-zero"],
+        seeds=[0, 1, 2, 3, 4],
+        steps=60,
+        batch_size=64,
+        lr=0.02,
+    ),
+    quick=dict(seeds=[0], steps=20),
+    summary=first_and_last_loss,
+)
+def thousand_layers(settings: dict, kind: str, depth: int, seed: int) -> Run:
+    """Train for some steps of SGD with momentum 0.9; with "-zero" a residual block starts as the
+    identity, a plain one as 0.
+
+    Returns {"losses", "seconds"}, one entry a step, up to the first loss that is not finite.
+    """
+    train, _, model = set_up(settings, kind, depth, seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=settings["lr"], momentum=0.9)
+    generator = torch.Generator().manual_seed(seed)
+    losses, seconds = take_steps(
+        model, optimizer, train, settings["batch_size"], settings["steps"], generator
+    )
+    return dict(losses=losses, seconds=seconds)
+
+
+@experiment(
+    "recipe",
+    settings=dict(
+        subset="full",
+        size=96,
+        depths=[18],
+        kinds=["residual"],
+        seeds=[0],  # an epoch takes twenty minutes on two cores
+        epochs=5,
+        epochs_on_cpu=1,
+        steps=None,  # all of them
+        batch_size=512,
+        lr=0.001,
+    ),
+    quick=dict(subset="sample", steps=6),
+    summary=first_and_last_loss,
+)
+def recipe(settings: dict, kind: str, depth: int, seed: int) -> Run:
+    """The notes' own run: their ResNet-18, Adam at a constant rate, 96 x 96 pixels.
+
+    Returns {"losses", "seconds", "test"}: loss and seconds of each step, and loss and accuracy on
+    the test images after each epoch, or after `steps` if that is set.
+    """
+    device = default_device()
+    train, test = fashion_mnist(settings["subset"], size=settings["size"])
+    train, test = train.to(device), test.to(device)
+    torch.manual_seed(seed)
+    model = notes_resnet18().to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings["lr"])
+    generator = torch.Generator().manual_seed(seed)
+    batch_size = settings["batch_size"]
+    steps = settings["steps"] or math.ceil(len(train) / batch_size)
+    epochs = settings["epochs_on_cpu" if device.type == "cpu" else "epochs"]
+    run: Run = dict(losses=[], seconds=[], test=[])
+    for _ in range(1 if settings["steps"] else epochs):
+        losses, seconds = take_steps(model, optimizer, train, batch_size, steps, generator)
+        run["losses"] += losses
+        run["seconds"] += seconds
+        run["test"].append(evaluate(model, test)._asdict())
+    return run
+
+
+# --- recording --------------------------------------------------------------------------------
+
+
+def config_hash(settings: dict) -> str:
+    """Twelve hex digits that change with any setting."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def tasks(settings: dict) -> list[tuple[str, int, int]]:
+    """Kind, depth and seed of every run: the deepest net first, so that processes end together."""
+    return [
+        (kind, depth, seed)
+        for seed in settings["seeds"]
+        for depth in sorted(settings["depths"], reverse=True)
+        for kind in settings["kinds"]
+    ]
+
+
+def run_once(name: str, settings: dict, kind: str, depth: int, seed: int) -> Run:
+    """One run of the experiment `name`, as it stands in a record."""
+    measured = EXPERIMENTS[name].run(settings, kind, depth, seed)
+    return dict(kind=kind, depth=depth, seed=seed) | measured
+
+
+def record(
+    name: str, quick: bool = False, output: str | Path | None = None, workers: int | None = None
+) -> Path:
+    """Run the experiment and record it in `output`, resumably. Returns the path.
+
+    output: the default is results/NAME.json, or results/NAME-quick.json. Runs finished earlier are
+        read from a file of this name with .unfinished after it, and not repeated.
+    workers: processes of one thread each that share the runs; the default is one a core on a CPU,
+        where a lone run gets all cores, and one on a GPU.
+
+    Raises ValueError for an unknown name and for an unfinished file that does not fit.
+    """
+    if name not in EXPERIMENTS:
+        raise ValueError(f"unknown experiment {name!r}: choose one of {', '.join(EXPERIMENTS)}.")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be a whole number from 1 on, not {workers}.")
+    settings = EXPERIMENTS[name].config(quick)
+    output = Path(output or f"results/{name}{'-quick' if quick else ''}.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = output.with_name(f"{output.name}.unfinished")
+    result = started(unfinished, name, settings)
+    done = {(run["kind"], run["depth"], run["seed"]) for run in result["runs"]}
+    todo = [task for task in tasks(settings) if task not in done]
+    if workers is None:
+        on_cpu = default_device().type == "cpu"
+        workers = min(os.cpu_count() or 1, len(tasks(settings))) if on_cpu else 1
+
+    print(f"{name}: {len(done)} of {len(done) + len(todo)} runs done, {workers} at a time")
+    with ProcessPoolExecutor(workers, get_context("spawn"), one_thread, (workers,)) as pool:
+        before, start = result["seconds"], time.perf_counter()
+        futures = [pool.submit(run_once, name, settings, *task) for task in todo]
+        try:
+            for future in as_completed(futures):
+                run = future.result()
+                result["runs"].append(run)
+                result["seconds"] = round(before + time.perf_counter() - start, 1)
+                write_json(unfinished, result)
+                title = f"{run['kind']}-{run['depth']} seed {run['seed']}"
+                print(f"{title}: {EXPERIMENTS[name].summary(run)}", flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+    result["runs"].sort(key=lambda run: (run["depth"], run["kind"], run["seed"]))
+    result |= dict(versions=versions(), machine=machine(workers), date=date.today().isoformat())
+    write_json(unfinished, result)
+    os.replace(unfinished, output)
+    return output
+
+
+def started(unfinished: Path, name: str, settings: dict) -> dict:
+    """The record as far as it has come: from the file, if there is one, else without runs."""
+    fresh = dict(experiment=name, config=settings, config_hash=config_hash(settings))
+    if not unfinished.exists():
+        return fresh | dict(seconds=0.0, runs=[])
+    try:
+        earlier = json.loads(unfinished.read_text(encoding="utf-8"))
+        same = earlier["config_hash"] == fresh["config_hash"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{unfinished} is damaged: delete it to start afresh.") from error
+    if not same:
+        raise ValueError(f"{unfinished} was made with other settings: delete it to start afresh.")
+    return earlier
+
+
+def one_thread(workers: int) -> None:
+    if workers > 1:
+        torch.set_num_threads(1)
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write in one step, with six digits a number; NaN and infinity become null."""
+
+    def rounded(value: Any) -> Any:
+        if isinstance(value, float):
+            return float(f"{value:.6g}") if math.isfinite(value) else None
+        if isinstance(value, dict):
+            return {key: rounded(entry) for key, entry in value.items()}
+        return [rounded(entry) for entry in value] if isinstance(value, list) else value
+
+    temporary = path.with_name(f"{path.name}.writing")
+    temporary.write_text(json.dumps(rounded(value), indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that the figures depend on."""
+    return {"python": platform.python_version()} | {
+        name: version(name) for name in ("torch", "torchvision", "numpy")
+    }
+
+
+def cpu() -> str:
+    return f"{os.cpu_count()} {platform.machine()} CPU cores"
+
+
+def machine(workers: int) -> str:
+    device = default_device()
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu()}, {workers} runs at a time"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Run a long experiment and record it.")
+    parser.add_argument("name", help=", ".join(EXPERIMENTS))
+    parser.add_argument("--quick", action="store_true", help="fewer seeds, epochs or steps")
+    parser.add_argument(
+        "--output", type=Path, help="default: results/NAME.json, or results/NAME-quick.json"
+    )
+    parser.add_argument(
+        "--workers", type=int, help="processes of one thread each (default: one a core)"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        print("recorded in", record(given.name, given.quick, given.output, given.workers))
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"d2lres: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nd2lres: stopped; what was finished is kept.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Checkpoints that survive a crash, run nobody's code, and go on with the same run or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from shutil import disk_usage
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from d2lres.history import History
+
+PARTS = {"run", "history", "architecture", "model", "optimizer", "scheduler", "random"}
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is broken, unsafe, or belongs to another run. It is left as it was."""
+
+
+def load_checkpoint(path: str | os.PathLike) -> dict:
+    """Read a checkpoint of `fit`: its "model" entry is the state dict, "history" the History.
+
+    Only tensors and plain data are read (`weights_only=True`), so that a stranger's file runs no
+    code; before PyTorch 2.10 a crafted one still could (CVE-2026-24747). Raises CheckpointError for
+    a missing, unfinished or unsafe file.
+    """
+    path = Path(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        missing = PARTS - (state.keys() if isinstance(state, dict) else set())
+        if not missing:
+            state["history"] = History(**state["history"])
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint {path}.") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from error
+    except UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is damaged or holds more than tensors and plain data, so it was not opened "
+            "further: opening it could run code of whoever made it. Delete it to start afresh."
+        ) from error
+    except Exception as error:  # torch.load raises whatever the broken bytes lead it to
+        raise CheckpointError(
+            f"{path} is not a complete checkpoint (half-written, damaged, or made by another "
+            "version): delete it to start afresh."
+        ) from error
+    if missing:
+        raise CheckpointError(
+            f"{path} is no checkpoint of fit, it lacks {', '.join(sorted(missing))}: load it with "
+            "torch.load(path, weights_only=True) instead, or choose another file."
+        )
+    return state
+
+
+@dataclass
+class Checkpoint:
+    """The file of one run: `settings` are what the run must share with it to go on from there."""
+
+    path: Path
+    settings: dict
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LRScheduler | None
+
+    def save(self, history: History) -> None:
+        """Write the run as it is now; a crash at any moment leaves the file before it whole."""
+        state = {
+            "run": self.settings,
+            "history": asdict(history),
+            "architecture": repr(self.model),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler and self.scheduler.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        with self._beside() as unfinished:
+            torch.save(state, unfinished)
+            os.replace(unfinished, self.path)
+
+    def read(self) -> dict | None:
+        """What the file holds; None if it does not exist yet and can be written."""
+        if self.path.exists():
+            return load_checkpoint(self.path)
+        with self._beside() as unfinished:  # fails now rather than after the first epoch
+            unfinished.touch()
+        return None
+
+    def restore(self, state: dict) -> History:
+        """Put model, optimizer, scheduler and random numbers where `state` has them."""
+        for name, value in self.settings.items():
+            if (theirs := state["run"].get(name)) != value:
+                raise CheckpointError(
+                    f"{self.path} belongs to a run with {name}={theirs}, not {value}: use the same "
+                    "settings to continue it, or another file to start afresh."
+                )
+        self._compare_architectures(state)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(state["scheduler"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{self.path} was made with another optimizer: use the same one, or another file "
+                f"({error})."
+            ) from error
+        self.model.load_state_dict(state["model"])
+        torch.set_rng_state(state["random"])
+        return state["history"]
+
+    def _compare_architectures(self, state: dict) -> None:
+        ours, theirs = (
+            {key: tuple(value.shape) for key, value in tensors.items()}
+            for tensors in (self.model.state_dict(), state["model"])
+        )
+        different = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
+        if not different and state["architecture"] == repr(self.model):
+            return
+        what = " with the same tensors"  # as a plain twin has those of its residual one
+        if different:
+            there, here = (tensors.get(different[0], "absent") for tensors in (theirs, ours))
+            what = f": {different[0]} is {there} there and {here} here"
+        raise CheckpointError(
+            f"{self.path} is of another architecture{what}. Build the model it was made with, or use "
+            "another file."
+        )
+
+    @contextmanager
+    def _beside(self) -> Iterator[Path]:
+        """A file to write first, beside `path`: a crash leaves the old one whole, and no junk."""
+        unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.unfinished")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            yield unfinished
+        except (OSError, RuntimeError) as error:
+            full = isinstance(error, RuntimeError) and disk_usage(self.path.parent).free < 2**20
+            reason = "the disk is full" if full else error  # torch.save: "unexpected pos 24 vs 20"
+            raise CheckpointError(
+                f"could not write the checkpoint {self.path} ({reason}): choose a folder that you "
+                "may write to and that has room; the model keeps what it has learned."
+            ) from error
+        finally:
+            with suppress(OSError):
+                unfinished.unlink()

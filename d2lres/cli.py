@@ -1,0 +1,235 @@
+"""The command line: python -m d2lres doctor | lab | train | experiment
+
+Training runs in one process or, under torchrun, in many:
+
+    python -m d2lres train --model resnet18 --size 96 --epochs 5
+    torchrun --standalone --nproc_per_node=2 -m d2lres train --model resnet18 --size 96 --epochs 5
+
+`--batch-size` is that of all processes together, so that the number of processes changes the speed
+and, batch norm's statistics aside, not the result.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+MODELS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "cifar_resnet")
+FIT = ("epochs", "lr", "batch_size", "seed", "augment", "label_smoothing", "mixed_precision")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command. Returns its exit status: 0, 1 after an error, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="python -m d2lres", description=__doc__.partition("\n")[0], allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("doctor", help="can the course run here, and what is missing")
+    lab = commands.add_parser("lab", help="open the course in JupyterLab (in a clone)")
+    lab.add_argument("options", nargs="*", help="passed on to JupyterLab, after --")
+    add_options(commands.add_parser("train", help="train a network, in one process or in many"))
+    commands.add_parser("experiment", help="run and record a long experiment", add_help=False)
+    given, rest = parser.parse_known_args(arguments)
+    if rest and given.command != "experiment":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    run = {"doctor": doctor, "lab": open_lab, "train": train, "experiment": run_experiment}
+    given.rest = rest
+    try:
+        return run[given.command](given)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"d2lres: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nd2lres: stopped; what was finished is kept.", file=sys.stderr)
+        return 130
+
+
+def doctor(given: argparse.Namespace) -> int:
+    from d2lres.doctor import report
+
+    text, ready = report()
+    print(text)
+    return 0 if ready else 1
+
+
+def run_experiment(given: argparse.Namespace) -> int:
+    from d2lres.records import asset
+
+    script = str(asset("make_experiments.py"))
+    environment = {"PYTHONPATH": str(Path(__file__).parent.parent), **os.environ}
+    os.execve(sys.executable, [sys.executable, script, *given.rest], environment)
+
+
+def open_lab(given: argparse.Namespace) -> int:
+    clone = Path(__file__).resolve().parent.parent
+    first = "notebooks/00_start_here.ipynb"
+    if not (clone / first).exists():
+        raise RuntimeError("the notebooks are not part of the package: run this in a clone.")
+    # As the default address, and not as an argument, it is also in the address that is printed.
+    command = [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url=/lab/tree/{first}"]
+    command.append(f"--ServerApp.root_dir={clone}")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")  # a container; JupyterLab refuses root without it
+    if sys.platform == "linux" and not ({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()):
+        command.append("--no-browser")  # it prints the address instead
+    os.execv(sys.executable, [*command, *given.options])
+
+
+def number(kind: type, fits: Callable, what: str) -> Callable[[str], int | float]:
+    """A type for argparse: a number for which `fits` holds, else the error says `what` it is not."""
+
+    def parse(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not fits(value):
+            raise argparse.ArgumentTypeError(f"{text} is not {what}")
+        return value
+
+    return parse
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    def option(name, help, **more):
+        if more.get("default") is not None:
+            help += " (default: %(default)s)"
+        parser.add_argument(name, help=help, **more)
+
+    seed = number(int, lambda n: n >= 0, "a whole number from 0 on")
+    count = number(int, lambda n: n >= 1, "a whole number from 1 on")
+    depth = number(int, lambda n: n >= 8 and n % 6 == 2, "6n + 2 with n from 1 on, such as 8 or 20")
+    rate = number(float, lambda x: 0 < x < math.inf, "a number above 0")
+    share = number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
+    yes_or_no = argparse.BooleanOptionalAction
+    option("--model", "which network", choices=MODELS, default="resnet18")
+    option("--depth", "layers of cifar_resnet: 8, 14, 20, 26, ...  (default: 20)", type=depth)
+    option("--width", "channels of cifar_resnet's first stage (default: 16)", type=count)
+    option("--data", "which images", choices=["fashion_mnist"], default="fashion_mnist")
+    option("--subset", "6,000 images that come along, or all 60,000", choices=["sample", "full"])
+    option("--root", "folder searched first for the full set", type=Path)
+    option("--size", "side of the images in pixels (default: as they are)", type=count)
+    option("--epochs", "passes over the training images", type=count, default=5)
+    option("--batch-size", "images in a batch, all processes together", type=count, default=128)
+    option("--lr", "highest learning rate of SGD's one cycle", type=rate, default=0.1)
+    option("--augment", "flip and shift the images at random", action="store_true")
+    option("--label-smoothing", "share of each label spread over all", type=share, default=0.0)
+    option("--seed", "decides initial weights and order of images", type=seed, default=0)
+    option("--device", "where to train (default: a GPU if any)", choices=["cpu", "cuda", "mps"])
+    option("--mixed-precision", "compute in bfloat16 (default: on GPUs with it)", action=yes_or_no)
+    option(
+        "--threads",
+        "CPU threads of each process (default: OMP_NUM_THREADS, else as many as "
+        "cores; torchrun sets it to 1 for more than one process)",
+        type=count,
+    )
+    option(
+        "--checkpoint",
+        "file written after every epoch; if it exists, the run goes on from "
+        "there, also with another number of processes",
+        type=Path,
+    )
+    option("--history", "file with a line of JSON for every epoch", type=Path)
+    parser.set_defaults(subset="sample", refuse=parser.error)
+
+
+def train(given: argparse.Namespace) -> int:
+    """The command. Returns its exit status: 130 after Ctrl-C, else 0. Raises what `fit` raises."""
+    import torch
+
+    from d2lres.checkpoints import CheckpointError
+    from d2lres.data import DataError
+    from d2lres.distributed import Group, join
+    from d2lres.training import TrainingDiverged, default_device
+
+    if given.model != "cifar_resnet" and (given.depth or given.width):
+        given.refuse("--depth and --width are for --model cifar_resnet")
+    if given.root and given.subset != "full":
+        given.refuse("--root is for --subset full")
+    if given.device in ("cuda", "mps") and not getattr(torch, given.device).is_available():
+        given.refuse(f"--device {given.device}: PyTorch finds no such device here")
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    group = Group(join(torch.device(given.device) if given.device else default_device()))
+    keeps = "nothing is kept, as there was no --checkpoint"
+    if given.checkpoint:
+        keeps = f"{given.checkpoint} keeps every finished epoch, and the same command goes on from there"
+    try:
+        interrupted = run_fit(given, group)
+    except (CheckpointError, DataError, TrainingDiverged):
+        if group.rank == 0:  # all processes raise these alike, and one sentence is enough
+            raise
+        return 1
+    except RuntimeError as error:
+        if group.count == 1:
+            raise
+        raise RuntimeError(
+            f"process {group.rank} of {group.count} cannot go on, perhaps because another one has "
+            f"ended ({str(error).partition('. ')[0]}); {keeps}."
+        ) from error
+    if group.count > 1:
+        torch.distributed.destroy_process_group()
+    if interrupted and group.rank == 0:
+        print(f"d2lres: stopped; {keeps}.", file=sys.stderr)
+    return 130 if interrupted else 0
+
+
+def run_fit(given: argparse.Namespace, group) -> bool:
+    """Train as the options say; returns whether Ctrl-C ended it. Rank 0 alone touches files."""
+    import torch
+
+    from d2lres import checkpoints, data, training
+
+    def begin():
+        done = 0
+        if given.checkpoint and given.checkpoint.exists():
+            done = len(checkpoints.load_checkpoint(given.checkpoint)["history"].loss)
+        lines = given.history.read_text("utf-8") if given.history and given.history.exists() else ""
+        if (epochs := lines.count("\n")) > done:
+            raise ValueError(
+                f"{given.history} holds {epochs} epochs and this run has done {done}: choose "
+                "another --history, or delete it."
+            )
+        return data.fashion_mnist(given.subset, given.size, given.root)
+
+    def after_epoch(history):
+        curves = {name: values for name, values in asdict(history).items() if values}
+        epochs = [dict(zip(curves, values)) for values in zip(*curves.values())]
+        epochs = [{"epoch": number} | epoch for number, epoch in enumerate(epochs, start=1)]
+        if given.history:
+            scratch = given.history.with_name(f"{given.history.name}.unfinished")
+            scratch.write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs), "utf-8")
+            os.replace(scratch, given.history)  # whole at any moment
+        print(
+            "epoch {epoch}/{epochs}  loss {loss:.3f}  accuracy {accuracy:.1%}  test accuracy "
+            "{test_accuracy:.1%}  {seconds:.1f} s  {speed:,.0f} images/s".format(
+                **epochs[-1], epochs=given.epochs, speed=len(train_set) / epochs[-1]["seconds"]
+            ),
+            flush=True,
+        )
+
+    train_set, test_set = group.first(begin)
+    torch.manual_seed(given.seed)
+    model = build(given)
+    if group.rank == 0:
+        weights = sum(parameter.numel() for parameter in model.parameters())
+        what = f"{given.model}: {weights:,} parameters, {len(train_set):,} images"
+        print(f"{what}, processes: {group.count}, device: {group.device.type}", flush=True)
+    options = {name: getattr(given, name) for name in (*FIT, "checkpoint")}
+    options |= dict(device=group.device, after_epoch=after_epoch)
+    if not sys.stderr.isatty():
+        options["progress"] = False
+    return training.fit(model, train_set, test_set, **options).interrupted
+
+
+def build(given: argparse.Namespace):
+    import d2lres
+
+    options = dict(num_classes=10, in_channels=1)
+    if given.model == "cifar_resnet":
+        options |= dict(depth=given.depth or 20, width=given.width or 16)
+    return getattr(d2lres, given.model)(**options)

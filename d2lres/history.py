@@ -1,0 +1,41 @@
+"""What a training run leaves behind: its scores by epoch, and the exception that ends a bad one."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Score(NamedTuple):
+    """Mean cross-entropy in nats and the fraction of images classified correctly."""
+
+    loss: float
+    accuracy: float
+
+
+@dataclass
+class History:
+    """One entry an epoch: loss (nats) and accuracy (0 to 1) while training, the same on the test
+    images if there are any, and wall seconds. `interrupted` is True after Ctrl-C."""
+
+    loss: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    test_loss: list[float] = field(default_factory=list)
+    test_accuracy: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    interrupted: bool = False
+
+    def add(self, train: Score, test: Score | None, seconds: float) -> None:
+        """One more epoch."""
+        self.loss.append(train.loss)
+        self.accuracy.append(train.accuracy)
+        self.seconds.append(seconds)
+        if test is not None:
+            self.test_loss.append(test.loss)
+            self.test_accuracy.append(test.accuracy)
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became infinite or NaN; `history` holds the epochs before."""
+
+    def __init__(self, message: str, history: History) -> None:
+        super().__init__(message)
+        self.history = history

@@ -1,0 +1,331 @@
+"""Checkpoints: a run is resumed exactly, by itself alone, and no damage or malice gets through."""
+
+import os
+import pickle
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import OneCycleLR
+from training_runs import (
+    TEST,
+    TRAIN,
+    adam,
+    adam_with_steps,
+    curves,
+    interrupt,
+    linear,
+    resnet,
+    same,
+    weights,
+    with_dropout,
+)
+
+from d2lres import checkpoints, cifar_resnet
+from d2lres.checkpoints import CheckpointError, load_checkpoint
+from d2lres.training import fit
+
+SAME = dict(epochs=2, batch_size=16)
+
+
+@pytest.mark.parametrize("epochs_done", [1, 3])
+@pytest.mark.parametrize(
+    "make, options, drivers",
+    [
+        (resnet, {}, None),
+        (resnet, dict(augment=True), None),
+        (with_dropout, {}, None),
+        (resnet, {}, adam),
+        (with_dropout, dict(augment=True), adam_with_steps),
+        (resnet, dict(label_smoothing=0.1, lr=0.3, seed=9), None),
+    ],
+    ids=["default", "augment", "dropout", "adam", "all", "settings"],
+)
+def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(
+    tmp_path, make, options, drivers, epochs_done
+):
+    options = dict(epochs=4, batch_size=16, test=TEST) | options
+
+    def run(model, **more):
+        extra = drivers(model) if drivers else {}
+        return fit(model, TRAIN, **options, **extra, **more)
+
+    whole, broken, resumed = make(), make(), make(seed=7)
+    torch.manual_seed(1)
+    expected = run(whole)
+    torch.manual_seed(1)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 3 * epochs_done + 2)
+        assert run(broken, checkpoint=tmp_path / "run.pt").interrupted
+    assert not same(whole, broken)
+    torch.manual_seed(99)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        history = run(resumed, checkpoint=tmp_path / "run.pt")
+    assert same(whole, resumed)
+    assert curves(history) == curves(expected) and len(history.seconds) == 4
+    assert not history.interrupted
+
+
+def test_writing_a_checkpoint_changes_nothing_in_the_run(tmp_path):
+    a, b = with_dropout(), with_dropout()
+    for model, options in ((a, {}), (b, dict(checkpoint=str(tmp_path / "new" / "run.pt")))):
+        torch.manual_seed(0)
+        fit(model, TRAIN, epochs=2, batch_size=16, **options)
+    assert same(a, b)
+    assert os.listdir(tmp_path / "new") == ["run.pt"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run's checkpoint, to copy: (path, its model, its history)."""
+    path = tmp_path_factory.mktemp("finished") / "run.pt"
+    model = resnet()
+    return path, model, fit(model, TRAIN, TEST, **SAME, checkpoint=path)
+
+
+@pytest.fixture
+def checkpoint(finished, tmp_path):
+    path = tmp_path / "run.pt"
+    path.write_bytes(finished[0].read_bytes())
+    return path
+
+
+def test_a_finished_checkpoint_gives_its_model_and_history_without_training(finished, checkpoint):
+    model = resnet(seed=8)
+    assert fit(model, TRAIN, TEST, checkpoint=checkpoint, **SAME) == finished[2]
+    assert same(model, finished[1]) and checkpoint.read_bytes() == finished[0].read_bytes()
+    state = load_checkpoint(str(checkpoint))
+    assert same(state["model"], finished[1]) and state["history"] == finished[2]
+
+
+def refused(path, message, model=None, train=TRAIN, **options):
+    """fit refuses `path`, saying `message`, and leaves file, folder and model alone."""
+    model = resnet(seed=8) if model is None else model
+    before, content, folder = weights(model), path.read_bytes(), sorted(os.listdir(path.parent))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        fit(model, train, TEST, checkpoint=path, **(SAME | options))
+    assert same(model, before)
+    assert path.read_bytes() == content and sorted(os.listdir(path.parent)) == folder
+    text = str(caught.value)
+    assert str(path) in text and text.endswith((".", ").")) and "\n" not in text
+
+
+# Another run's
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *[dict(epochs=3), dict(batch_size=8), dict(seed=1), dict(lr=0.2), dict(augment=True)],
+        *[dict(label_smoothing=0.1), dict(mixed_precision=True)],
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_checkpoint_of_other_settings_is_refused(checkpoint, other):
+    ((name, value),) = other.items()
+    message = f"belongs to a run with {name}=.*, not {value}: use the same settings"
+    refused(checkpoint, message, device="cpu", **other)
+
+
+def test_a_checkpoint_of_other_images_is_refused(checkpoint):
+    refused(checkpoint, "images=40, not 30", train=TRAIN[:30])
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: resnet(shortcut="B"), r"downsample.0.weight is absent there and \(4, 2, 1, 1\)"),
+        (linear, "is of another architecture: .* absent"),
+        (lambda: cifar_resnet(8, in_channels=1, width=3), r"is \(2, 1, 3, 3\) there and \(3, 1"),
+        (lambda: cifar_resnet(14, in_channels=1, width=2), "another architecture.*absent there"),
+        (lambda: resnet(residual=False), "another architecture with the same tensors"),
+    ],
+    ids=["shortcut", "linear", "width", "depth", "plain twin"],
+)
+def test_a_checkpoint_of_another_architecture_is_refused(checkpoint, make, message):
+    refused(checkpoint, message, make())
+
+
+def sgd(model):
+    return dict(optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+
+
+def adam_in_groups(model):
+    return dict(optimizer=torch.optim.Adam([{"params": [p]} for p in model.parameters()], lr=0.01))
+
+
+def adam_on_one_cycle(model):
+    drivers = adam(model)
+    return drivers | dict(scheduler=OneCycleLR(drivers["optimizer"], 0.01, 6))
+
+
+@pytest.mark.parametrize(
+    "before, after, message",
+    [
+        (None, adam, "optimizer=SGD, not Adam"),
+        (None, adam_with_steps, "optimizer=SGD, not Adam"),
+        (None, sgd, "scheduler=OneCycleLR, not None"),
+        (adam_with_steps, adam, "scheduler=StepLR, not None"),
+        (adam_with_steps, adam_on_one_cycle, "scheduler=StepLR, not OneCycleLR"),
+        (adam, adam_in_groups, "was made with another optimizer: use the same one"),
+    ],
+)
+def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path, before, after, message):
+    path, first, other = tmp_path / "run.pt", linear(), linear()
+    fit(first, TRAIN, TEST, checkpoint=path, **SAME, **(before(first) if before else {}))
+    drivers = after(other)
+    state = str(drivers["optimizer"].state_dict())
+    refused(path, message, other, **drivers)
+    assert str(drivers["optimizer"].state_dict()) == state
+
+
+# Damage and malice
+
+
+def test_a_truncated_checkpoint_is_refused_whatever_its_length(finished, tmp_path):
+    content, path = finished[0].read_bytes(), tmp_path / "run.pt"
+    size = len(content)
+    lengths = {0, 1, 4, 10, 100, 1000, size - 1, size - 2, size - 22, size - 100}
+    for length in sorted(lengths | {size * k // 13 for k in range(13)}):
+        path.write_bytes(content[:length])
+        refused(path, "elete it to start afresh")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\0" * 5000,
+        b"text",
+        b"PK\3\4" + b"x" * 99,
+        b"<html>not found</html>",
+        bytes(range(256)) * 20,
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(tmp_path, content):
+    path = tmp_path / "run.pt"
+    path.write_bytes(content)
+    refused(path, "elete it to start afresh")
+
+
+def test_other_torch_files_are_refused_and_said_to_be_whole(checkpoint):
+    state = torch.load(checkpoint, weights_only=True)
+    state["history"]["temperature"] = 3
+    torch.save(state, checkpoint)
+    refused(checkpoint, "run.pt")
+    torch.save(resnet().state_dict(), checkpoint)
+    refused(checkpoint, "is no checkpoint of fit, it lacks architecture, history, model")
+    for other in (torch.rand(3), [1, 2], {"history": 1}, None, "text"):
+        torch.save(other, checkpoint)
+        refused(checkpoint, "is no checkpoint of fit")
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    "hide",
+    [
+        lambda payload, path, state: torch.save(payload, path),
+        lambda payload, path, state: torch.save(state | {"history": payload}, path),
+        lambda payload, path, state: path.write_bytes(pickle.dumps(payload)),
+        lambda payload, path, state: torch.save(
+            payload, path, _use_new_zipfile_serialization=False
+        ),
+    ],
+    ids=["alone", "inside", "pickle", "old format"],
+)
+def test_a_malicious_checkpoint_runs_no_code(request, checkpoint, tmp_path, hide):
+    owned = tmp_path / "owned"
+    hide(Payload(owned), checkpoint, torch.load(checkpoint, weights_only=True))
+    refused(checkpoint, "holds more than tensors and plain data, so it was not opened")
+    assert not owned.exists()
+    if request.node.callspec.id == "pickle":
+        pickle.loads(checkpoint.read_bytes())
+    else:
+        torch.load(checkpoint, weights_only=False)
+    assert owned.exists()  # the payload would have run
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="there is no checkpoint .*run.pt"):
+        load_checkpoint(tmp_path / "run.pt")
+
+
+@pytest.mark.parametrize(
+    "place, message",
+    [("folder", "folder cannot be read"), ("file/run.pt", "could not write .*choose a folder")],
+)
+def test_a_place_that_cannot_be_used_is_named_before_training(tmp_path, place, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("in the way")
+    model = linear()
+    before = weights(model)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        fit(model, TRAIN, epochs=1, checkpoint=tmp_path / place)
+    assert "elete" not in str(caught.value) and same(model, before)
+    assert (tmp_path / "file").read_text() == "in the way"
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"] and not os.listdir(
+        tmp_path / "folder"
+    )
+
+
+@pytest.mark.parametrize(
+    "crash",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("basic_ios::clear: iostream error"),
+        *[MemoryError(), KeyboardInterrupt(), pickle.PicklingError("cannot pickle")],
+    ],
+    ids=repr,
+)
+def test_a_crash_while_writing_leaves_the_old_checkpoint_whole_and_no_junk(
+    tmp_path, monkeypatch, crash
+):
+    path, original, saved = tmp_path / "run.pt", torch.save, []
+
+    def save(state, target):
+        # The new one is written under another name, so no moment exists with half of it in place.
+        assert Path(target).name != path.name and Path(target).parent == path.parent
+        original(state, target)
+        if saved:
+            Path(target).write_bytes(Path(target).read_bytes()[:100])
+            raise crash
+        saved.append(path)
+
+    monkeypatch.setattr(torch, "save", save)
+    options = dict(epochs=3, batch_size=16, checkpoint=path)
+    if isinstance(crash, KeyboardInterrupt):
+        assert fit(resnet(), TRAIN, **options).interrupted
+    else:
+        expected = CheckpointError if isinstance(crash, (OSError, RuntimeError)) else type(crash)
+        with pytest.raises(expected):
+            fit(resnet(), TRAIN, **options)
+    assert os.listdir(tmp_path) == ["run.pt"]
+    assert len(load_checkpoint(path)["history"].loss) == 1
+    monkeypatch.undo()
+    resumed, whole = resnet(), resnet()
+    fit(resumed, TRAIN, **options)
+    fit(whole, TRAIN, epochs=3, batch_size=16)
+    assert same(resumed, whole)
+
+
+@pytest.mark.parametrize("free, reason", [(0, "the disk is full"), (2**30, "unexpected pos 24")])
+def test_a_full_disk_is_called_so_and_not_what_pytorch_calls_it(
+    tmp_path, monkeypatch, free, reason
+):
+    def save(state, target):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 24 vs 20")
+
+    monkeypatch.setattr(torch, "save", save)
+    monkeypatch.setattr(checkpoints, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(CheckpointError, match=f"run.pt .*{reason}.*choose a folder"):
+        fit(linear(), TRAIN, epochs=1, checkpoint=tmp_path / "run.pt")

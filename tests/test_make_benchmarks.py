@@ -1,0 +1,168 @@
+"""The benchmarks: the record is whole, the README shows it, and the script's parts measure what they
+say. Nothing here depends on how fast anything is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import make_benchmarks as bench
+import pytest
+import torch
+from torch import nn
+from torchvision.datasets import FashionMNIST
+
+from d2lres.data import Images, fashion_mnist
+from d2lres.records import recorded
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = ["imports", "resnet18", "feeding", "ninety", "five_minutes", "depth", "processes"]
+
+
+@pytest.fixture(scope="module")
+def few():
+    return fashion_mnist()[0][:64]
+
+
+def test_the_record_holds_every_row_with_its_spread_and_an_honest_verdict():
+    record = recorded("benchmarks")
+    assert list(record["rows"]) == list(bench.ROWS) == NAMES
+    assert record["machine"] and {"python", "torch"} <= record["versions"].keys()
+    goals = []
+    for row in record["rows"].values():
+        assert row["checks"] and row["date"]
+        for line in row["checks"]:
+            assert line["repetitions"] >= 2 and line["low"] <= line["median"] <= line["high"]
+            ((kind, goal),) = line["target"].items()
+            below, above = line["median"] <= goal, line["median"] >= goal
+            assert line["met"] == (below if kind == "at_most" else above) == (line["off"] == 0)
+            goals.append(goal)
+    assert goals == [1.1, 0.5, 1.3, 1.3, 0.65, 5, 15, 60, 0.9, 0.93, 300, 0.15, 0.15, 0.9]
+
+
+def test_the_readme_shows_the_record():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert bench.into_readme(readme, recorded("benchmarks")) == readme
+
+
+@pytest.mark.parametrize(
+    "samples, target, off",
+    [
+        ([1.0, 3.0, 1.2], dict(at_most=1.2), 0),
+        ([1.5, 1.5, 1.5], dict(at_most=1.2), 0.25),
+        ([0.9, 0.1, 3.0], dict(at_least=1.2), 0.25),
+    ],
+)
+def test_a_target_is_met_or_missed_by_the_median(samples, target, off):
+    line = bench.check("a", "b", samples, **target)
+    assert line["met"] == (off == 0) and line["off"] == pytest.approx(off)
+    assert (line["low"], line["high"]) == (min(samples), max(samples))
+
+
+def test_a_missed_target_is_said_in_the_table():
+    lines = [bench.check("speed", "theirs", [0.9, 0.8, 1.0], "×", at_least=1.2)]
+    (line,) = bench.lines({"rows": {"a": {"checks": lines}}}, ["a"])
+    assert line == "| speed | theirs | ≥ 1.2× | 0.90× (0.80 to 1.00) | missed by 25 % |"
+
+
+def test_straightness_is_the_largest_relative_distance_from_a_line():
+    assert bench.straightness({8: 10.0, 20: 22.0, 1004: 1006.0}) == pytest.approx(0, abs=1e-9)
+    assert 0.1 < bench.straightness({8: 10.0, 20: 22.0, 56: 58.0, 110: 150.0, 1004: 1006.0}) < 0.4
+
+
+def test_training_flops_count_what_is_computed(few):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    assert bench.training_flops(net, few) == 2 * 2 * 784 * 10  # images need no gradient
+    net.append(nn.Linear(10, 10))
+    assert bench.training_flops(net, few) == 2 * 2 * 784 * 10 + 3 * 2 * 10 * 10
+
+
+def test_first_takes_no_batch_too_many_and_notes_the_end_of_each_step():
+    given = iter(range(10))
+    loader = type("Loader", (), {"__len__": lambda self: 10, "__iter__": lambda self: given})()
+    first = bench.First(loader, 3)
+    assert len(first) == 10 and list(first) == [0, 1, 2]
+    assert len(first.ends) == 3 and first.ends == sorted(first.ends)
+    assert next(given) == 3
+
+
+def test_the_files_for_torchvision_hold_the_same_images(few, tmp_path):
+    bench.write_idx(tmp_path / "FashionMNIST/raw", few, few[:8])
+    for train, images in ((True, few), (False, few[:8])):
+        theirs = FashionMNIST(tmp_path, train=train, download=True)
+        assert torch.equal(theirs.data, images.images[:, 0])
+        assert torch.equal(theirs.targets, images.labels)
+
+
+def test_d2ls_loop_is_timed_after_its_warm_up(few):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    before = net[1].weight.clone()
+    loader, test = list(few.batches(8)), list(few[:2].batches(2))
+    assert bench.d2l_speed(net, loader, test, batch=8, steps=3) > 0
+    assert torch.equal(net[1].weight, before)  # each repetition starts from the same net
+
+
+@pytest.mark.parametrize("name", ["ninety", "five_minutes"])
+def test_a_recipe_trains_a_small_residual_net(few, name, monkeypatch):
+    monkeypatch.setattr(bench, "fashion_mnist", lambda subset: (few, few))
+    monkeypatch.setitem(bench.RECIPES, name, bench.RECIPES[name] | {"epochs": 2})
+    run = bench.train_small(name, seed=1)
+    assert run["seed"] == 1 and 0 <= run["accuracy"] <= 1 and run["seconds"] > 0
+
+
+def test_the_small_net_halves_its_images_once_and_depends_on_its_seed():
+    net = bench.small_net(8, seed=3)
+    assert net.maxpool(net.conv1(torch.randn(2, 1, 28, 28))).shape == (2, 8, 14, 14)
+    assert net.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(net.fc.weight, bench.small_net(8, seed=3).fc.weight)
+    assert not torch.equal(net.conv1.weight, bench.small_net(8, seed=4).conv1.weight)
+
+
+def test_the_memory_of_a_step_is_the_peak_of_the_process():
+    """In a process of its own, as the row is measured: a peak never falls again."""
+    code = (
+        "import make_benchmarks as bench, torch\n"
+        "seconds, grown = bench.training_step(8, batch=8, steps=1, at_least=0)\n"
+        "before, kept = bench.peak_memory(), torch.ones(2**26)\n"
+        "assert seconds > 0 and grown >= 0\n"
+        "assert bench.peak_memory() - before > 0.9 * 4 * len(kept)"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT / "assets", env=env, check=True)
+
+
+def measured(monkeypatch, path, names, **values):
+    """The rows after measuring `names` on a machine where each row gives its value of `values`."""
+
+    def row(value):
+        return lambda: dict(checks=[bench.check("a row", "", [value, value], at_least=1)])
+
+    monkeypatch.setattr(bench, "ROWS", {name: row(value) for name, value in values.items()})
+    result = bench.measure(names, path)
+    assert list(result["rows"]) == list(json.loads(path.read_text())["rows"])
+    return {name: row["checks"][0]["median"] for name, row in result["rows"].items()}
+
+
+def test_rows_measured_again_replace_their_own_unless_the_machine_is_another(monkeypatch, tmp_path):
+    path = tmp_path / "results/record.json"
+    first = measured(monkeypatch, path, ["c", "a"], a=1.0, b=2.0, c=3.0)
+    assert list(first.items()) == [("a", 1.0), ("c", 3.0)]  # in the table's order
+    again = measured(monkeypatch, path, ["b", "c"], a=5.0, b=6.0, c=7.0)
+    assert again == {"a": 1.0, "b": 6.0, "c": 7.0}
+    path.write_text(path.read_text().replace('"machine": "', '"machine": "another, '))
+    assert measured(monkeypatch, path, ["b"], a=1.0, b=2.0, c=3.0) == {"b": 2.0}
+
+
+def test_a_row_that_does_not_exist_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        bench.main(["--only", "everything"])
+    assert "imports" in capsys.readouterr().err
+
+
+def test_feeding_counts_every_image_of_both_sides(few, monkeypatch):
+    sets = Images(few.images, few.labels, size=96), few[:8]
+    monkeypatch.setattr(bench, "fashion_mnist", lambda subset, size: sets)
+    row = bench.feeding(repetitions=2, batch=16)
+    assert [len(row["images_per_second"][name]) for name in ("d2lres", "torchvision")] == [2, 2]
+    assert row["checks"][0]["repetitions"] == 2
