@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help lab test colab notebooks bench
+.PHONY: help lab test check colab notebooks bench
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -11,8 +11,11 @@ help:  ## show this list
 lab: .venv/lab  ## install the course on first use and open it in JupyterLab
 	@$(BIN)/python -m d2lres lab
 
-test: .venv/dev  ## run every test and every cell of every notebook
-	@$(BIN)/python -m pytest
+test: .venv/dev  ## run every test and every cell of every notebook, or TESTS="tests/test_data.py"
+	@$(BIN)/python -m pytest $(TESTS)
+
+check: .venv/dev  ## check style, types and the rules of notebooks, in seconds
+	@$(BIN)/python -m pytest --quiet tests/test_style.py tests/test_notebooks.py
 
 colab: .venv/dev  ## run every notebook alone, in a replica of Colab (minutes)
 	@D2LRES_COLAB=all $(BIN)/python -m pytest tests/test_colab.py -rA
@@ -21,7 +24,7 @@ notebooks: .venv/dev  ## build and execute all notebooks, or CHAPTER=01
 	@$(BIN)/python notebooks/build.py $(CHAPTER)
 
 bench: .venv/dev  ## measure the README's table anew, 40 minutes on an idle machine
-	@$(BIN)/python assets/benchmark.py
+	@$(BIN)/python assets/make_benchmarks.py
 
 # Each stamp is newer than what it was installed from: a second call installs nothing.
 .venv/python:
@@ -30,10 +33,21 @@ bench: .venv/dev  ## measure the README's table anew, 40 minutes on an idle mach
 	@$(PYTHON) -m venv .venv
 	@touch $@
 
+# uv installs in seconds what takes pip minutes, but reads nothing of pip's configuration: where that
+# names another index or a proxy, and wherever uv fails, pip installs.
+OPTIONS = --quiet --constraint constraints.txt --editable '.[$(1)]'
+define install
+@echo "Installing the course and what it needs into .venv"
+@{ ! $(BIN)/python -m pip config list | grep -qE '[.](index-url|no-index|proxy)=' && \
+  $(BIN)/python -m pip install --quiet --constraint constraints.txt uv && \
+  $(BIN)/python -m uv pip install --python $(BIN)/python $(OPTIONS); } || \
+  $(BIN)/python -m pip install $(OPTIONS)
+endef
+
 .venv/lab: pyproject.toml constraints.txt | .venv/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[course]'
+	$(call install,course)
 	@touch $@
 
 .venv/dev: pyproject.toml constraints.txt | .venv/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(call install,dev)
 	@touch $@ .venv/lab

@@ -38,6 +38,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.flop_counter import FlopCounterMode
 
 from d2lres import BasicBlock, ResNet, cifar_resnet, resnet18
+from d2lres.checkpoints import load_checkpoint
 from d2lres.data import Images, fashion_mnist
 from d2lres.references import d2l, notes_resnet18
 from d2lres.training import evaluate, fit
@@ -400,11 +401,11 @@ def processes(repetitions: int = 3) -> dict:
     for _ in range(repetitions):
         for name, start, threads in (("one", one, cores), ("two", two, max(1, cores // 2))):
             with tempfile.TemporaryDirectory() as folder:
-                history = Path(folder, "history")
-                command = [*start, *train, "--threads", str(threads), "--history", str(history)]
+                file = Path(folder, "run.pt")
+                command = [*start, *train, "--threads", str(threads), "--checkpoint", str(file)]
                 subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-                last = history.read_text(encoding="utf-8").splitlines()[-1]
-            speed[name].append(len(fashion_mnist()[0]) / json.loads(last)["seconds"])
+                last = load_checkpoint(file)["history"].seconds[-1]
+            speed[name].append(len(fashion_mnist()[0]) / last)
     measure = "two processes training ResNet-20, batch 256, images/s"
     against = f"one process, {cores} threads in total in both"
     return dict(

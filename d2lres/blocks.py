@@ -1,9 +1,8 @@
 """The blocks: what a residual network is made of, f(x) = x + g(x), in its usual forms.
 
-`Residual` is the block of the study notes and of the book *Dive into Deep Learning*. `BasicBlock`
-and `Bottleneck` carry torchvision's names and compute what torchvision computes. `PreActBlock`
-moves batch normalisation and ReLU in front of the convolutions. Each takes and returns a batch of
-feature maps (N, C, H, W).
+`Residual` is the block of the study notes and of *Dive into Deep Learning*, `BasicBlock` and
+`Bottleneck` are torchvision's to the last bit, and `PreActBlock` has batch normalisation and ReLU
+in front of the convolutions. Each takes and returns a batch of feature maps (N, C, H, W).
 """
 
 import torch.nn.functional as F
@@ -16,25 +15,20 @@ def add(branch: Tensor, shortcut: Tensor, remedy: str) -> Tensor:
     Plain `+` would broadcast a shortcut of one channel over all of the branch's without a word.
     """
     if branch.shape != shortcut.shape:
-        raise ValueError(
-            f"cannot add the branch, {tuple(branch.shape)}, and the shortcut, "
-            f"{tuple(shortcut.shape)}: {remedy}"
-        )
+        shapes = f"the branch, {tuple(branch.shape)}, and the shortcut, {tuple(shortcut.shape)}"
+        raise ValueError(f"cannot add {shapes}: {remedy}")
     return branch + shortcut
 
 
 def check_maps(x: Tensor, channels: int) -> None:
     """ValueError unless x is a batch of feature maps (N, channels, H, W)."""
     if x.dim() != 4:
-        raise ValueError(
-            f"expected a batch (N, {channels}, H, W), got {x.dim()} dimensions {tuple(x.shape)}: "
-            "add the missing ones, for a single image x.unsqueeze(0)."
-        )
+        found = f"expected a batch (N, {channels}, H, W), got {x.dim()} dimensions {tuple(x.shape)}"
+        raise ValueError(f"{found}: add the missing ones, for a single image x.unsqueeze(0).")
     if x.shape[1] != channels:
-        raise ValueError(
-            f"expected {channels} channels, got {x.shape[1]} in {tuple(x.shape)}: "
-            "build the network or block for the channels your images have."
-        )
+        found = f"expected {channels} channels, got {x.shape[1]} in {tuple(x.shape)}"
+        remedy = "build the network or block for the channels your images have"
+        raise ValueError(f"{found}: {remedy}.")
 
 
 def conv3x3(inplanes: int, planes: int, stride: int = 1) -> nn.Conv2d:
@@ -49,10 +43,9 @@ def conv1x1(inplanes: int, planes: int, stride: int = 1) -> nn.Conv2d:
 class Residual(nn.Module):
     """The notes' block: two 3x3 convolutions beside a shortcut that is x or a 1x1 convolution of x.
 
-    (N, input_channels, H, W) -> (N, num_channels, ceil(H / strides), ceil(W / strides)).
-    The convolutions have biases and the 1x1 one no batch normalisation, as in the `d2l` package.
-    Raises ValueError in the call when the shapes do not allow the addition.
-    Source: Dive into Deep Learning, section 8.6; He et al. 2015, figure 2.
+    (N, input_channels, H, W) -> (N, num_channels, ceil(H / strides), ceil(W / strides)); ValueError
+    in the call if the shapes do not allow the addition. The convolutions have biases and the 1x1
+    one no batch normalisation. Source: Dive into Deep Learning, section 8.6; He et al., figure 2.
     """
 
     def __init__(
@@ -61,9 +54,7 @@ class Residual(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(input_channels, num_channels, 3, padding=1, stride=strides)
         self.conv2 = nn.Conv2d(num_channels, num_channels, 3, padding=1)
-        self.conv3 = (
-            nn.Conv2d(input_channels, num_channels, 1, stride=strides) if use_1x1conv else None
-        )
+        self.conv3 = nn.Conv2d(input_channels, num_channels, 1, strides) if use_1x1conv else None
         self.bn1 = nn.BatchNorm2d(num_channels)
         self.bn2 = nn.BatchNorm2d(num_channels)
 
@@ -85,10 +76,9 @@ def resnet_block(
     Raises ValueError if that stage is asked to change the channels all the same.
     """
     if first_block and input_channels != num_channels:
-        raise ValueError(
-            f"the first stage keeps its channels, but {input_channels} go in and {num_channels} "
-            "should come out: make them equal, or set first_block=False."
-        )
+        wish = f"{input_channels} go in and {num_channels} should come out"
+        remedy = "make them equal, or set first_block=False"
+        raise ValueError(f"the first stage keeps its channels, but {wish}: {remedy}.")
     return [
         Residual(input_channels, num_channels, use_1x1conv=True, strides=2)
         if i == 0 and not first_block
@@ -106,25 +96,34 @@ class PadShortcut(nn.Module):
 
     def __init__(self, inplanes: int, planes: int, stride: int = 1) -> None:
         super().__init__()
-        self.before = (planes - inplanes) // 2
-        self.after = planes - inplanes - self.before
-        self.stride = stride
+        self.stride, new = stride, planes - inplanes
+        self.padding = (0, 0, 0, 0, new // 2, new - new // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x[:, :, :: self.stride, :: self.stride]
-        return F.pad(x, (0, 0, 0, 0, self.before, self.after))
+        return F.pad(x[:, :, :: self.stride, :: self.stride], self.padding)
 
 
 class Block(nn.Module):
-    """What the three blocks of `ResNet` share: the addition, or its absence.
+    """What the three blocks of `ResNet` share: their arguments, and the addition or its absence.
 
-    `residual=False` leaves the addition out and nothing else: the shortcut's layers stay, unused,
-    so that both versions have the same parameters and draw the same initial weights.
+    downsample: a module whose output is the shortcut; None for the input itself.
+    residual: False leaves the addition out and nothing else: the shortcut's layers stay, unused,
+        so that both versions have the same parameters and draw the same initial weights.
     """
 
     expansion = 1
-    downsample: nn.Module | None
-    residual: bool
+
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        residual: bool = True,
+    ) -> None:
+        super().__init__()
+        self.build(inplanes, planes, stride)
+        self.downsample, self.residual = downsample, residual
 
     def extra_repr(self) -> str:
         return "" if self.residual else "residual=False"
@@ -141,27 +140,16 @@ class Block(nn.Module):
 class BasicBlock(Block):
     """Two 3x3 convolutions, the block of ResNet-18 and -34.
 
-    (N, inplanes, H, W) -> (N, planes, ceil(H / stride), ceil(W / stride)).
-    Raises ValueError in the call when the shapes do not allow the addition.
-    Source: He et al. 2015, figure 5 left; the names are torchvision's.
+    (N, inplanes, H, W) -> (N, planes, ceil(H / stride), ceil(W / stride)); ValueError in the call
+    if the shapes do not allow the addition. Source: He et al. 2015, figure 5 left.
     """
 
-    def __init__(
-        self,
-        inplanes: int,
-        planes: int,
-        stride: int = 1,
-        downsample: nn.Module | None = None,
-        residual: bool = True,
-    ) -> None:
-        super().__init__()
+    def build(self, inplanes: int, planes: int, stride: int) -> None:
         self.conv1 = conv3x3(inplanes, planes, stride)
         self.bn1 = nn.BatchNorm2d(planes)
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = conv3x3(planes, planes)
         self.bn2 = nn.BatchNorm2d(planes)
-        self.downsample = downsample
-        self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
         check_maps(x, self.conv1.in_channels)
@@ -173,23 +161,14 @@ class BasicBlock(Block):
 class Bottleneck(Block):
     """1x1 to narrow, 3x3, 1x1 to widen four times: the block of ResNet-50, -101 and -152.
 
-    (N, inplanes, H, W) -> (N, 4 * planes, ceil(H / stride), ceil(W / stride)).
-    The stride sits in the 3x3 convolution, as in torchvision ('v1.5'); the paper has it in the
-    first 1x1. Raises ValueError in the call when the shapes do not allow the addition.
-    Source: He et al. 2015, figure 5 right.
+    (N, inplanes, H, W) -> (N, 4 * planes, ceil(H / stride), ceil(W / stride)); ValueError in the
+    call if the shapes do not allow the addition. The stride sits in the 3x3 convolution, as in
+    torchvision ('v1.5'), not in the first 1x1. Source: He et al. 2015, figure 5 right.
     """
 
     expansion = 4
 
-    def __init__(
-        self,
-        inplanes: int,
-        planes: int,
-        stride: int = 1,
-        downsample: nn.Module | None = None,
-        residual: bool = True,
-    ) -> None:
-        super().__init__()
+    def build(self, inplanes: int, planes: int, stride: int) -> None:
         self.conv1 = conv1x1(inplanes, planes)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = conv3x3(planes, planes, stride)
@@ -197,8 +176,6 @@ class Bottleneck(Block):
         self.conv3 = conv1x1(planes, planes * self.expansion)
         self.bn3 = nn.BatchNorm2d(planes * self.expansion)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = downsample
-        self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
         check_maps(x, self.conv1.in_channels)
@@ -211,31 +188,34 @@ class Bottleneck(Block):
 class PreActBlock(Block):
     """BN, ReLU, convolution, twice: nothing follows the addition, so the shortcut is a clear path.
 
-    (N, inplanes, H, W) -> (N, planes, ceil(H / stride), ceil(W / stride)).
-    A shortcut that changes the shape starts after the first BN and ReLU. A network of these blocks
-    ends with one more BN and ReLU, which `ResNet` adds. Raises ValueError in the call when the
-    shapes do not allow the addition. Source: He et al. 2016, Identity Mappings, figure 4(e).
+    (N, inplanes, H, W) -> (N, planes, ceil(H / stride), ceil(W / stride)); ValueError in the call
+    if the shapes do not allow the addition. A shortcut that changes the shape starts after the first
+    BN and ReLU; `ResNet` adds one more BN and ReLU at the end. Source: He et al. 2016, figure 4(e).
     """
 
-    def __init__(
-        self,
-        inplanes: int,
-        planes: int,
-        stride: int = 1,
-        downsample: nn.Module | None = None,
-        residual: bool = True,
-    ) -> None:
-        super().__init__()
+    def build(self, inplanes: int, planes: int, stride: int) -> None:
         self.bn1 = nn.BatchNorm2d(inplanes)
         self.relu = nn.ReLU(inplace=True)
         self.conv1 = conv3x3(inplanes, planes, stride)
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv2 = conv3x3(planes, planes)
-        self.downsample = downsample
-        self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
         check_maps(x, self.conv1.in_channels)
         active = self.relu(self.bn1(x))
         out = self.conv2(self.relu(self.bn2(self.conv1(active))))
         return self.join(out, x if self.downsample is None else active)
+
+
+def make_shortcut(
+    block: type[Block], inplanes: int, planes: int, stride: int, shortcut: str
+) -> nn.Module | None:
+    """What the shortcut needs to reach the branch's shape; None when x has it already."""
+    outplanes = planes * block.expansion
+    if stride == 1 and inplanes == outplanes:
+        return None
+    if shortcut == "A":
+        return PadShortcut(inplanes, outplanes, stride)
+    if issubclass(block, PreActBlock):
+        return conv1x1(inplanes, outplanes, stride)
+    return nn.Sequential(conv1x1(inplanes, outplanes, stride), nn.BatchNorm2d(outplanes))

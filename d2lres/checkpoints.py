@@ -3,18 +3,19 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from pickle import UnpicklingError
 from shutil import disk_usage
+from types import SimpleNamespace
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from d2lres.history import History
 
+# The arguments of `fit` that decide the weights, with its optimizer, scheduler and images.
+SETTINGS = ("epochs", "lr", "batch_size", "seed", "augment", "label_smoothing", "mixed_precision")
 PARTS = {"run", "history", "architecture", "model", "optimizer", "scheduler", "random"}
 
 
@@ -35,37 +36,38 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
         missing = PARTS - (state.keys() if isinstance(state, dict) else set())
         if not missing:
             state["history"] = History(**state["history"])
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no checkpoint {path}.") from error
-    except (IsADirectoryError, PermissionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from error
-    except UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is damaged or holds more than tensors and plain data, so it was not opened "
-            "further: opening it could run code of whoever made it. Delete it to start afresh."
-        ) from error
-    except Exception as error:  # torch.load raises whatever the broken bytes lead it to
-        raise CheckpointError(
-            f"{path} is not a complete checkpoint (half-written, damaged, or made by another "
-            "version): delete it to start afresh."
-        ) from error
-    if missing:
-        raise CheckpointError(
+            return state
+        problem = (
             f"{path} is no checkpoint of fit, it lacks {', '.join(sorted(missing))}: load it with "
             "torch.load(path, weights_only=True) instead, or choose another file."
         )
-    return state
+    except FileNotFoundError:
+        problem = f"there is no checkpoint {path}."
+    except (IsADirectoryError, PermissionError) as error:
+        problem = f"{path} cannot be read ({error.strerror})."
+    except UnpicklingError:
+        problem = (
+            f"{path} is damaged or holds more than tensors and plain data, so it was not opened "
+            "further: opening it could run code of whoever made it. Delete it to start afresh."
+        )
+    except Exception:  # torch.load raises whatever the broken bytes lead it to
+        problem = (
+            f"{path} is not a complete checkpoint (half-written, damaged, or made by another "
+            "version): delete it to start afresh."
+        )
+    raise CheckpointError(problem)
 
 
-@dataclass
 class Checkpoint:
-    """The file of one run: `settings` are what the run must share with it to go on from there."""
+    """The file of one run of `fit`, which goes on from there with the same settings or not at all."""
 
-    path: Path
-    settings: dict
-    model: nn.Module
-    optimizer: Optimizer
-    scheduler: LRScheduler | None
+    def __init__(self, run: SimpleNamespace) -> None:
+        self.path, self.model = Path(run.checkpoint), run.model
+        self.optimizer, self.scheduler = run.optimizer, run.scheduler
+        drivers = dict(optimizer=run.optimizer, scheduler=run.scheduler)
+        self.settings = {name: driver and type(driver).__name__ for name, driver in drivers.items()}
+        self.settings |= {name: getattr(run, name) for name in SETTINGS}
+        self.settings["images"] = len(run.train)
 
     def save(self, history: History) -> None:
         """Write the run as it is now; a crash at any moment leaves the file before it whole."""
@@ -98,7 +100,14 @@ class Checkpoint:
                     f"{self.path} belongs to a run with {name}={theirs}, not {value}: use the same "
                     "settings to continue it, or another file to start afresh."
                 )
-        self._compare_architectures(state)
+        ours = _architecture(repr(self.model), self.model.state_dict())
+        saved = _architecture(state["architecture"], state["model"])
+        if different := [pair for pair in zip_longest(saved, ours) if len(set(pair)) > 1]:
+            there, here = (line or "nothing" for line in different[0])
+            raise CheckpointError(
+                f"{self.path} is of another architecture: {there} there and {here} here. Build the "
+                "model it was made with, or use another file."
+            )
         try:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.scheduler is not None:
@@ -111,23 +120,6 @@ class Checkpoint:
         self.model.load_state_dict(state["model"])
         torch.set_rng_state(state["random"])
         return state["history"]
-
-    def _compare_architectures(self, state: dict) -> None:
-        ours, theirs = (
-            {key: tuple(value.shape) for key, value in tensors.items()}
-            for tensors in (self.model.state_dict(), state["model"])
-        )
-        different = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
-        if not different and state["architecture"] == repr(self.model):
-            return
-        what = " with the same tensors"  # as a plain twin has those of its residual one
-        if different:
-            there, here = (tensors.get(different[0], "absent") for tensors in (theirs, ours))
-            what = f": {different[0]} is {there} there and {here} here"
-        raise CheckpointError(
-            f"{self.path} is of another architecture{what}. Build the model it was made with, or use "
-            "another file."
-        )
 
     @contextmanager
     def _beside(self) -> Iterator[Path]:
@@ -146,3 +138,9 @@ class Checkpoint:
         finally:
             with suppress(OSError):
                 unfinished.unlink()
+
+
+def _architecture(modules: str, tensors: dict) -> list[str]:
+    """A line for each tensor and its shape, and those of the model's repr: a plain twin differs from
+    its residual one in the latter alone."""
+    return [f"{name} {tuple(t.shape)}" for name, t in tensors.items()] + modules.split("\n  ")

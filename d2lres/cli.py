@@ -1,32 +1,22 @@
 """The command line: python -m d2lres doctor | lab | train | experiment
 
-Training runs in one process or, under torchrun, in many:
-
-    python -m d2lres train --model resnet18 --size 96 --epochs 5
-    torchrun --standalone --nproc_per_node=2 -m d2lres train --model resnet18 --size 96 --epochs 5
-
-`--batch-size` is that of all processes together, so that the number of processes changes the speed
-and, batch norm's statistics aside, not the result.
+`train` runs in one process or, under torchrun, in many. Its `--batch-size` is that of all together,
+so that their number changes the speed and, batch norm's statistics aside, not the result.
 """
 
 import argparse
-import json
 import math
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 MODELS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "cifar_resnet")
-FIT = ("epochs", "lr", "batch_size", "seed", "augment", "label_smoothing", "mixed_precision")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command. Returns its exit status: 0, 1 after an error, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog="python -m d2lres", description=__doc__.partition("\n")[0], allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser("python -m d2lres", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help="can the course run here, and what is missing")
     lab = commands.add_parser("lab", help="open the course in JupyterLab (in a clone)")
@@ -59,14 +49,12 @@ def doctor(given: argparse.Namespace) -> int:
 def run_experiment(given: argparse.Namespace) -> int:
     from d2lres.records import asset
 
-    script = str(asset("make_experiments.py"))
-    environment = {"PYTHONPATH": str(Path(__file__).parent.parent), **os.environ}
-    os.execve(sys.executable, [sys.executable, script, *given.rest], environment)
+    command = [sys.executable, str(asset("make_experiments.py")), *given.rest]
+    os.execve(sys.executable, command, {"PYTHONPATH": str(Path(__file__).parents[1]), **os.environ})
 
 
 def open_lab(given: argparse.Namespace) -> int:
-    clone = Path(__file__).resolve().parent.parent
-    first = "notebooks/00_start_here.ipynb"
+    clone, first = Path(__file__).resolve().parents[1], "notebooks/00_start_here.ipynb"
     if not (clone / first).exists():
         raise RuntimeError("the notebooks are not part of the package: run this in a clone.")
     # As the default address, and not as an argument, it is also in the address that is printed.
@@ -80,37 +68,34 @@ def open_lab(given: argparse.Namespace) -> int:
 
 
 def number(kind: type, fits: Callable, what: str) -> Callable[[str], int | float]:
-    """A type for argparse: a number for which `fits` holds, else the error says `what` it is not."""
+    """A type for argparse: a number for which `fits` holds; else the error says `what` it is not."""
 
     def parse(text: str) -> int | float:
         try:
-            value = kind(text)
+            if fits(value := kind(text)):
+                return value
         except ValueError:
-            value = None
-        if value is None or not fits(value):
-            raise argparse.ArgumentTypeError(f"{text} is not {what}")
-        return value
+            pass
+        raise argparse.ArgumentTypeError(f"{text} is not {what}")
 
     return parse
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     def option(name, help, **more):
-        if more.get("default") is not None:
-            help += " (default: %(default)s)"
-        parser.add_argument(name, help=help, **more)
+        shown = " (default: %(default)s)" if more.get("default") is not None else ""
+        parser.add_argument(name, help=help + shown, **more)
 
     seed = number(int, lambda n: n >= 0, "a whole number from 0 on")
     count = number(int, lambda n: n >= 1, "a whole number from 1 on")
-    depth = number(int, lambda n: n >= 8 and n % 6 == 2, "6n + 2 with n from 1 on, such as 8 or 20")
+    depth = number(int, lambda n: n >= 8 and n % 6 == 2, "6n + 2 with n from 1 on, as 8 or 20")
     rate = number(float, lambda x: 0 < x < math.inf, "a number above 0")
     share = number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
-    yes_or_no = argparse.BooleanOptionalAction
     option("--model", "which network", choices=MODELS, default="resnet18")
-    option("--depth", "layers of cifar_resnet: 8, 14, 20, 26, ...  (default: 20)", type=depth)
+    option("--depth", "layers of cifar_resnet, 8, 14, 20, ... (default: 20)", type=depth)
     option("--width", "channels of cifar_resnet's first stage (default: 16)", type=count)
     option("--data", "which images", choices=["fashion_mnist"], default="fashion_mnist")
-    option("--subset", "6,000 images that come along, or all 60,000", choices=["sample", "full"])
+    option("--subset", "6,000 images or 60,000", choices=["sample", "full"], default="sample")
     option("--root", "folder searched first for the full set", type=Path)
     option("--size", "side of the images in pixels (default: as they are)", type=count)
     option("--epochs", "passes over the training images", type=count, default=5)
@@ -120,21 +105,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("--label-smoothing", "share of each label spread over all", type=share, default=0.0)
     option("--seed", "decides initial weights and order of images", type=seed, default=0)
     option("--device", "where to train (default: a GPU if any)", choices=["cpu", "cuda", "mps"])
+    yes_or_no = argparse.BooleanOptionalAction
     option("--mixed-precision", "compute in bfloat16 (default: on GPUs with it)", action=yes_or_no)
-    option(
-        "--threads",
-        "CPU threads of each process (default: OMP_NUM_THREADS, else as many as "
-        "cores; torchrun sets it to 1 for more than one process)",
-        type=count,
-    )
-    option(
-        "--checkpoint",
-        "file written after every epoch; if it exists, the run goes on from "
-        "there, also with another number of processes",
-        type=Path,
-    )
-    option("--history", "file with a line of JSON for every epoch", type=Path)
-    parser.set_defaults(subset="sample", refuse=parser.error)
+    threads = "CPU threads of each process (default: all cores; 1 where torchrun starts several)"
+    option("--threads", threads, type=count)
+    resumes = "file written after every epoch; if it exists, the run goes on from there, also with "
+    option("--checkpoint", resumes + "another number of processes", type=Path)
+    parser.set_defaults(refuse=parser.error)
 
 
 def train(given: argparse.Namespace) -> int:
@@ -154,10 +131,10 @@ def train(given: argparse.Namespace) -> int:
         given.refuse(f"--device {given.device}: PyTorch finds no such device here")
     if given.threads:
         torch.set_num_threads(given.threads)
-    group = Group(join(torch.device(given.device) if given.device else default_device()))
     keeps = "nothing is kept, as there was no --checkpoint"
     if given.checkpoint:
         keeps = f"{given.checkpoint} keeps every finished epoch, and the same command goes on from there"
+    group = Group(join(torch.device(given.device) if given.device else default_device()))
     try:
         interrupted = run_fit(given, group)
     except (CheckpointError, DataError, TrainingDiverged):
@@ -184,43 +161,24 @@ def run_fit(given: argparse.Namespace, group) -> bool:
 
     from d2lres import checkpoints, data, training
 
-    def begin():
-        done = 0
-        if given.checkpoint and given.checkpoint.exists():
-            done = len(checkpoints.load_checkpoint(given.checkpoint)["history"].loss)
-        lines = given.history.read_text("utf-8") if given.history and given.history.exists() else ""
-        if (epochs := lines.count("\n")) > done:
-            raise ValueError(
-                f"{given.history} holds {epochs} epochs and this run has done {done}: choose "
-                "another --history, or delete it."
-            )
-        return data.fashion_mnist(given.subset, given.size, given.root)
-
-    def after_epoch(history):
-        curves = {name: values for name, values in asdict(history).items() if values}
-        epochs = [dict(zip(curves, values)) for values in zip(*curves.values())]
-        epochs = [{"epoch": number} | epoch for number, epoch in enumerate(epochs, start=1)]
-        if given.history:
-            scratch = given.history.with_name(f"{given.history.name}.unfinished")
-            scratch.write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs), "utf-8")
-            os.replace(scratch, given.history)  # whole at any moment
+    def show(history):
+        speed = len(train_set) / history.seconds[-1]
         print(
-            "epoch {epoch}/{epochs}  loss {loss:.3f}  accuracy {accuracy:.1%}  test accuracy "
-            "{test_accuracy:.1%}  {seconds:.1f} s  {speed:,.0f} images/s".format(
-                **epochs[-1], epochs=given.epochs, speed=len(train_set) / epochs[-1]["seconds"]
-            ),
+            f"epoch {len(history.loss)}/{given.epochs}  loss {history.loss[-1]:.3f}  "
+            f"accuracy {history.accuracy[-1]:.1%}  test accuracy {history.test_accuracy[-1]:.1%}  "
+            f"{history.seconds[-1]:.1f} s  {speed:,.0f} images/s",
             flush=True,
         )
 
-    train_set, test_set = group.first(begin)
+    train_set, test_set = group.first(data.fashion_mnist, given.subset, given.size, given.root)
     torch.manual_seed(given.seed)
     model = build(given)
     if group.rank == 0:
         weights = sum(parameter.numel() for parameter in model.parameters())
         what = f"{given.model}: {weights:,} parameters, {len(train_set):,} images"
         print(f"{what}, processes: {group.count}, device: {group.device.type}", flush=True)
-    options = {name: getattr(given, name) for name in (*FIT, "checkpoint")}
-    options |= dict(device=group.device, after_epoch=after_epoch)
+    options = {name: getattr(given, name) for name in (*checkpoints.SETTINGS, "checkpoint")}
+    options |= dict(device=group.device, after_epoch=show)
     if not sys.stderr.isatty():
         options["progress"] = False
     return training.fit(model, train_set, test_set, **options).interrupted

@@ -1,8 +1,7 @@
 """Fashion-MNIST in memory: the bundled sample, or the full set from a local copy or a download.
 
-The images are those of Xiao, Rasul and Vollgraf, "Fashion-MNIST" (arXiv 1708.07747, 2017): 28x28
-grey images of ten kinds of clothing, 60,000 to train on and 10,000 to test with. A whole set is
-one tensor, so a batch is a few tensor operations: no workers, no files, no loop over images."""
+28x28 grey images of ten kinds of clothing: Xiao, Rasul and Vollgraf, arXiv 1708.07747, 2017. A
+whole set is one tensor, so a batch is a few tensor operations: no workers, no loop over images."""
 
 import gzip
 import hashlib
@@ -13,6 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from d2lres._assets import asset
+from d2lres.records import asset
 
-CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+NAMES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+CLASSES = tuple(NAMES.split(", "))
 MEAN, STD = 0.2860, 0.3530  # of all pixels of the 60,000 training images, on the scale 0..1
 SHIFT = 2  # augmentation moves an image by at most this many pixels
 
@@ -45,6 +35,7 @@ SHA256 = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 SYSTEM_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"),)  # Debian: dataset-fashion-mnist
+ABSENT = "none of the four files"
 
 
 class DataError(RuntimeError):
@@ -65,28 +56,18 @@ class Images:
     classes: tuple[str, ...] = CLASSES
     size: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         x, y = self.images, self.labels
-        if not (isinstance(x, Tensor) and x.dtype == torch.uint8 and x.ndim == 4 and x.numel()):
-            raise ValueError(
-                "images must be a uint8 tensor of shape (N, C, H, W), not empty, "
-                f"but these are {_describe(x)}."
-            )
-        if not (
-            isinstance(y, Tensor)
-            and y.dtype == torch.int64
-            and y.shape == x.shape[:1]
-            and y.device == x.device
-        ):
-            raise ValueError(
-                f"labels must be an int64 tensor of shape ({len(x)},) on {x.device}, "
-                f"one for each image, but these are {_describe(y)}."
-            )
+        if not isinstance(x, Tensor) or x.dtype != torch.uint8 or x.ndim != 4 or not x.numel():
+            wanted = "images must be a uint8 tensor of shape (N, C, H, W), not empty"
+            raise ValueError(f"{wanted}, but these are {_describe(x)}.")
+        expected = torch.int64, x.shape[:1], x.device
+        if not isinstance(y, Tensor) or (y.dtype, y.shape, y.device) != expected:
+            wanted = f"labels must be an int64 tensor of shape ({len(x)},) on {x.device}"
+            raise ValueError(f"{wanted}, one for each image, but these are {_describe(y)}.")
         if y.min() < 0 or y.max() >= len(self.classes):
-            raise ValueError(
-                f"labels must be 0 to {len(self.classes) - 1}, one for each name in "
-                f"classes, but they run from {y.min()} to {y.max()}."
-            )
+            wanted = f"labels must be 0 to {len(self.classes) - 1}, one for each name in classes"
+            raise ValueError(f"{wanted}, but they run from {y.min()} to {y.max()}.")
         _check_size(self.size)
 
     def __len__(self) -> int:
@@ -97,10 +78,8 @@ class Images:
         if not isinstance(index, slice):
             index = torch.as_tensor(index, device=self.images.device)
             if index.ndim != 1:
-                raise TypeError(
-                    "Select images with a slice or a 1-D tensor, as in train[3:4]; "
-                    "train.batches(128) iterates over them."
-                )
+                how = "train[3:4]; train.batches(128) iterates over them"
+                raise TypeError(f"Select images with a slice or a 1-D tensor, as in {how}.")
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def to(self, device: torch.device | str) -> "Images":
@@ -125,34 +104,29 @@ class Images:
 
         x is `(pixel / 255 - MEAN) / STD`, resized to `size`. The last batch may be smaller.
         augment: flip each image left to right with probability 1/2 and move it by up to 2 pixels.
-        generator: decides order and augmentation (None: PyTorch's global one). It is a CPU one, so
-        that a seed gives the same batches whatever `device` is.
+        generator: decides order and augmentation, the same on every `device` (None: PyTorch's).
         device: where x and y go; None leaves them where the images are.
-        part: what to give of each batch, with the same random numbers as for all of it; slice(0,
-        None, 2) and slice(1, None, 2) are the shares of two processes.
+        part: a process's share of each batch, with the same random numbers as for all of it.
         Raises ValueError for a batch size below 1 and for a generator that is not on the CPU.
         """
-        if not isinstance(batch_size, int) or batch_size < 1:
+        if not _is_whole(batch_size):
             raise ValueError(f"batch_size must be a whole number from 1 on, not {batch_size!r}.")
         if generator is not None and generator.device.type != "cpu":
             raise ValueError("generator must be on the CPU: torch.Generator().manual_seed(0).")
-        home = self.images.device
-        device = home if device is None else device
-        n = len(self)
+        home, n = self.images.device, len(self)
         order = torch.randperm(n, generator=generator) if shuffle else torch.arange(n)
 
         def batch(index):
             x, y = self.images[index], self.labels[index]
             x, y = (_augment(x, generator) if augment else x)[part], y[part]
-            return self._normalise(x.to(device)), y.to(device)
+            return self._normalise(x.to(device or home)), y.to(device or home)
 
-        return (batch(index) for index in order.to(home).split(batch_size))
+        return (batch(index) for index in order.to(home).split(int(batch_size)))
 
     def _normalise(self, images: Tensor) -> Tensor:
         x = images.float() / 255
         if self.size is not None and x.shape[-2:] != (self.size, self.size):
-            # Antialiasing changes nothing in images that grow, and not every device has it.
-            shrinks = self.size < max(x.shape[-2:])
+            shrinks = self.size < max(x.shape[-2:])  # else antialiasing would change nothing
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=shrinks)
         return (x - MEAN) / STD
 
@@ -162,42 +136,30 @@ def fashion_mnist(
 ) -> tuple[Images, Images]:
     """Training and test set of Fashion-MNIST (Xiao et al. 2017), in memory.
 
-    subset: "sample" comes with the course (6,000 and 2,000 images, the same number of each
-    class); "full" is all 60,000 and 10,000.
+    subset: "sample", 6,000 and 2,000 images that come with the course, each class as often; or
+    "full", all 60,000 and 10,000. The sample never stands in for the full set.
     size: side in pixels of the batches; None keeps 28.
-    root: folder that is searched first for the full set: the four files, gzipped or not, or the
-    folders that torchvision makes. Then come the cache (`D2LRES_CACHE`, else ~/.cache/d2lres), the
-    system's folder and a download. Checksums are verified, and damaged files are never used.
-
-    Raises ValueError for arguments that make no sense and DataError if the data cannot be had;
-    the sample never stands in for the full set.
+    root: searched first for the full set: the four files, gzipped or not, or torchvision's folders.
+    Then come the cache (`D2LRES_CACHE`, else ~/.cache/d2lres), the system's folder and a download.
+    Checksums are verified, and damaged files are never used.
+    Raises ValueError for arguments that make no sense and DataError if the data cannot be had.
     """
     _check_size(size)
     if subset not in ("sample", "full"):
         raise ValueError(f"subset must be 'sample' or 'full', not {subset!r}.")
     if subset == "sample" and root is not None:
         raise ValueError("root= is for the full set: add subset='full', or leave root out.")
-    arrays = _sample() if subset == "sample" else _full(root)
-    images, labels, test_images, test_labels = (torch.tensor(a) for a in arrays)
-    return (
-        Images(images[:, None], labels.long(), size=size),
-        Images(test_images[:, None], test_labels.long(), size=size),
-    )
+    x, y, test_x, test_y = map(torch.tensor, _sample() if subset == "sample" else _full(root))
+    train = Images(x[:, None], y.long(), size=size)
+    return train, Images(test_x[:, None], test_y.long(), size=size)
 
 
-def local_copies() -> dict[Path, str]:
-    """For the cache and the system's folders: "complete", or why the full set is not there."""
-    copies = {}
-    for folder in (_cache(), *SYSTEM_FOLDERS):
-        try:
-            copies[folder] = "complete" if _read(folder) else "none of the four files"
-        except DataError as error:
-            copies[folder] = str(error)
-    return copies
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
-def _check_size(size):
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+def _check_size(size: int | None) -> None:
+    if size is not None and not _is_whole(size):
         raise ValueError(f"size must be a whole number of pixels or None, not {size!r}.")
 
 
@@ -214,120 +176,96 @@ def _augment(images: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def _sample() -> list[np.ndarray]:
+    names = ("train_images", "train_labels", "test_images", "test_labels")
     try:
         with np.load(asset("fashion_mnist_sample.npz"), allow_pickle=False) as file:
-            return [
-                file[name]
-                for name in ("train_images", "train_labels", "test_images", "test_labels")
-            ]
-    except FileNotFoundError as error:
-        raise DataError(str(error)) from error
+            return [file[name] for name in names]
     except Exception as error:  # zipfile and numpy raise half a dozen kinds for a damaged file
-        raise DataError(
-            "The bundled sample fashion_mnist_sample.npz cannot be read "
-            f"({_reason(error)}): install d2lres again."
-        ) from error
+        what = "The bundled sample fashion_mnist_sample.npz cannot be read"
+        raise DataError(f"{what}, install d2lres again: {_reason(error)}") from error
+
+
+def _raw(root: str | Path) -> Path:
+    return Path(os.path.expanduser(root), "FashionMNIST", "raw")
 
 
 def _cache() -> Path:
-    """Where a download is kept, arranged as torchvision does it, so that both can use it."""
-    folder = os.environ.get("D2LRES_CACHE") or "~/.cache/d2lres"
-    return Path(os.path.expanduser(folder), "FashionMNIST", "raw")
+    return _raw(os.environ.get("D2LRES_CACHE") or "~/.cache/d2lres")
 
 
-def _full(root) -> list[np.ndarray]:
-    given = []
-    if root is not None:
-        folder = Path(os.path.expanduser(root))
-        given = [folder, folder / "FashionMNIST" / "raw"]
-        if not os.path.isdir(folder):
-            raise DataError(
-                f"root={str(root)!r} is not a folder: pass the folder that holds "
-                "the four Fashion-MNIST files."
-            )
+def _full(root: str | Path | None) -> list[np.ndarray]:
+    given = [] if root is None else [Path(os.path.expanduser(root)), _raw(root)]
+    if given and not given[0].is_dir():
+        what = "pass the folder that holds the four Fashion-MNIST files"
+        raise DataError(f"root={str(root)!r} is not a folder: {what}.")
     tried = []
     for folder in (*given, _cache(), *SYSTEM_FOLDERS):
-        try:
-            if arrays := _read(folder):
-                return arrays
-            tried.append(f"{folder} holds none of its files")
-        except DataError as error:
-            if folder in given:
-                raise DataError(f"{error}; put whole files there, or leave root= out.") from None
-            warnings.warn(f"{error}; looking for another copy.", stacklevel=3)
-            tried.append(str(error))
+        arrays, problem = _read(folder)
+        if not problem:
+            return arrays
+        tried.append(f"{folder} cannot be used: {problem}")
+        if problem != ABSENT and folder in given:
+            raise DataError(f"{tried[-1]}; put whole files there, or leave root= out.")
+        if problem != ABSENT:
+            warnings.warn(f"{tried[-1]}; looking for another copy.", stacklevel=3)
     try:
         return _download()
-    except DataError as error:
+    except Exception as error:  # no network, a proxy's page, a read-only or full disk
         names = ", ".join(f"{name}.gz" for name in SHA256)
         raise DataError(
-            f"The full Fashion-MNIST cannot be had: {'; '.join(tried)}; {error}. "
-            "Install the Debian or Ubuntu package dataset-fashion-mnist, or put "
-            f"{names} into a folder and pass it as root=, or use the sample that comes "
-            "with the course, fashion_mnist()."
+            f"The full Fashion-MNIST cannot be had: {'; '.join(tried)}; the download failed "
+            f"({_reason(error)}). Install the Debian or Ubuntu package dataset-fashion-mnist, or put "
+            f"{names} into a folder and pass it as root=, or use the sample that comes with the "
+            "course, fashion_mnist()."
         ) from error
 
 
-def _read(folder: Path) -> list[np.ndarray] | None:
-    """The four arrays in `folder`, verified; None if it has none of the files."""
-    paths = {
-        name: next((p for p in (folder / name, folder / f"{name}.gz") if os.path.exists(p)), None)
-        for name in SHA256
-    }
-    if not any(paths.values()):
-        return None
-    arrays, problems = [], [f"{name} is missing" for name, path in paths.items() if not path]
-    for name, path in paths.items():
+def _read(folder: Path) -> tuple[list[np.ndarray], str]:
+    """The four arrays in `folder`, verified, and what is wrong with it: "" if nothing is."""
+    arrays, missing, damaged = [], [], []
+    for name, sha256 in SHA256.items():
+        path = next((p for p in (folder / name, folder / f"{name}.gz") if os.path.exists(p)), None)
+        if path is None:
+            missing.append(f"{name} is missing")
+            continue
         try:
-            if path:
-                arrays.append(_read_idx(path, SHA256[name]))
+            with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+                data = file.read()
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise ValueError("its checksum is not that of Fashion-MNIST")
         except (OSError, EOFError, zlib.error, ValueError) as error:
-            problems.append(f"{path.name} is damaged ({_reason(error)})")
-    if problems:
-        raise DataError(f"{folder} cannot be used: {', '.join(problems)}")
-    return arrays
-
-
-def _read_idx(path: Path, sha256: str) -> np.ndarray:
-    # idx: two zero bytes, type (8 = uint8), number of dimensions, their sizes as big-endian int32.
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-        data = file.read()
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise ValueError("its checksum is not that of Fashion-MNIST")
-    shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
+            damaged.append(f"{path.name} is damaged ({_reason(error)})")
+        else:  # idx: two zero bytes, 8 = uint8, number of dimensions, their big-endian int32 sizes
+            start = 4 + 4 * data[3]
+            shape = np.frombuffer(data[4:start], ">i4")
+            arrays.append(np.frombuffer(data[start:], np.uint8).reshape(shape))
+    return arrays, ABSENT if len(missing) == len(SHA256) else ", ".join(missing + damaged)
 
 
 def _download() -> list[np.ndarray]:
     cache = _cache()
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(
-            prefix="download-", dir=cache, ignore_cleanup_errors=True
-        )
+        scratch = tempfile.TemporaryDirectory("", "download-", cache, ignore_cleanup_errors=True)
     except OSError as error:
-        raise DataError(
-            f"a download has nowhere to go, as the cache {cache} is not writable "
-            f"({_reason(error)}; D2LRES_CACHE names another folder)"
-        ) from error
+        why = f"{_reason(error)}; D2LRES_CACHE names another folder"
+        raise DataError(f"the cache {cache} is not writable ({why})") from error
     with scratch:
-        raw = Path(scratch.name, "FashionMNIST", "raw")
-        try:
-            _fetch(scratch.name)
-            arrays = _read(raw)
-        except Exception as error:  # no network, a proxy's page, a full disk, no torchvision
-            raise DataError(f"the download failed ({_reason(error)})") from error
+        _fetch(scratch.name)
+        raw = _raw(scratch.name)
+        arrays, problem = _read(raw)
+        if problem:
+            raise DataError(problem)
         try:
             for name in SHA256:  # each file appears whole or not at all, whoever else is writing
                 os.replace(raw / name, cache / name)
         except OSError as error:
-            warnings.warn(
-                f"The download could not be kept in {cache} ({_reason(error)}).", stacklevel=4
-            )
+            problem = f"The download could not be kept in {cache} ({_reason(error)})."
+            warnings.warn(problem, stacklevel=4)
     return arrays
 
 
-def _fetch(folder: str):
+def _fetch(folder: str) -> None:
     from torchvision.datasets import FashionMNIST
 
     before = socket.getdefaulttimeout()
@@ -344,7 +282,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _describe(value) -> str:
+def _describe(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
     return type(value).__name__

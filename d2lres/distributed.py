@@ -1,7 +1,6 @@
 """Training in many processes: joining them under torchrun, sharing a batch, agreeing on the rest.
 
-`fit` asks a `Group`; torch.distributed answers. With one process every answer is trivial and nothing
-is sent, so the loop reads the same for one process and for many.
+With one process every answer of a `Group` is trivial, so `fit` reads the same for one and for many.
 """
 
 import os
@@ -36,10 +35,9 @@ def join(device: torch.device) -> torch.device:
 class Group:
     """The initialised process group, or this process alone.
 
-    rank: the number of this process, from 0.  count: how many there are.
-    share: this one's part of a batch, as a slice: every count-th image, so shares differ by at most
-        one image and together are the whole.
-    stop: whether Ctrl-C was pressed here, inside `ctrl_c`.
+    rank: the number of this process, from 0, of `count`.  stop: whether `ctrl_c` caught a Ctrl-C.
+    share: this one's part of a batch, as a slice: every count-th image, so that shares differ by at
+    most one image and together are the whole.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -76,11 +74,10 @@ class Group:
         if self.count == 1:
             return action(*arguments)
         outcome: list[Any] = [None, None]
-        if self.rank == 0:
-            try:
-                outcome[0] = action(*arguments)
-            except Exception as error:
-                outcome[1] = error
+        try:
+            outcome[0] = action(*arguments) if self.rank == 0 else None
+        except Exception as error:
+            outcome[1] = error
         dist.broadcast_object_list(outcome, 0)
         if outcome[1] is not None:
             raise outcome[1]

@@ -23,15 +23,6 @@ class History:
     seconds: list[float] = field(default_factory=list)
     interrupted: bool = False
 
-    def add(self, train: Score, test: Score | None, seconds: float) -> None:
-        """One more epoch."""
-        self.loss.append(train.loss)
-        self.accuracy.append(train.accuracy)
-        self.seconds.append(seconds)
-        if test is not None:
-            self.test_loss.append(test.loss)
-            self.test_accuracy.append(test.accuracy)
-
 
 class TrainingDiverged(RuntimeError):
     """The loss became infinite or NaN; `history` holds the epochs before."""

@@ -6,15 +6,7 @@
 
 from torch import Tensor, nn
 
-from d2lres.blocks import (
-    BasicBlock,
-    Block,
-    Bottleneck,
-    PadShortcut,
-    PreActBlock,
-    check_maps,
-    conv1x1,
-)
+from d2lres.blocks import BasicBlock, Block, Bottleneck, PreActBlock, check_maps, make_shortcut
 
 
 class ResNet(nn.Module):
@@ -49,18 +41,14 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if shortcut not in ("A", "B"):
-            raise ValueError(
-                f"unknown shortcut {shortcut!r}: use 'A' (zero padding) or 'B' (1x1 convolution)."
-            )
+            known = "'A' (zero padding) or 'B' (1x1 convolution)"
+            raise ValueError(f"unknown shortcut {shortcut!r}: use {known}.")
         if min(num_classes, in_channels, width, *layers) < 1:
-            raise ValueError(
-                "num_classes, in_channels, width and every entry of layers must be at least 1."
-            )
+            sizes = "num_classes, in_channels, width and every entry of layers"
+            raise ValueError(f"{sizes} must be at least 1.")
         pre_activation = issubclass(block, PreActBlock)
-        stem = dict(kernel_size=3, padding=1) if small_images else dict(kernel_size=7, padding=3)
-        self.conv1 = nn.Conv2d(
-            in_channels, width, stride=1 if small_images else 2, bias=False, **stem
-        )
+        size, stride, padding = (3, 1, 1) if small_images else (7, 2, 3)
+        self.conv1 = nn.Conv2d(in_channels, width, size, stride, padding, bias=False)
         self.bn1 = nn.Identity() if pre_activation else nn.BatchNorm2d(width)
         self.relu = nn.Identity() if pre_activation else nn.ReLU(inplace=True)
         self.maxpool = nn.Identity() if small_images else nn.MaxPool2d(3, stride=2, padding=1)
@@ -75,25 +63,17 @@ class ResNet(nn.Module):
                 blocks.append(block(inplanes, planes, stride, downsample, residual))
                 inplanes = planes * block.expansion
             self.add_module(name, nn.Sequential(*blocks))
-        self.last = (
-            nn.Sequential(nn.BatchNorm2d(inplanes), nn.ReLU(inplace=True))
-            if pre_activation
-            else nn.Identity()
-        )
+        last = nn.Sequential(nn.BatchNorm2d(inplanes), nn.ReLU(inplace=True))
+        self.last = last if pre_activation else nn.Identity()
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(inplanes, num_classes)
-        self._initialise(zero_init_residual)
 
-    def _initialise(self, zero_init_residual: bool) -> None:
-        """He initialisation; BN starts as the identity. Source: He et al. 2015b, equation 10."""
-        for module in self.modules():
+        for module in self.modules():  # He et al. 2015b, equation 10; BN starts as the identity
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if zero_init_residual:
-            for module in self.modules():
-                if isinstance(module, (BasicBlock, Bottleneck)):
-                    last = module.bn2 if isinstance(module, BasicBlock) else module.bn3
-                    nn.init.zeros_(last.weight)
+            elif zero_init_residual and isinstance(module, (BasicBlock, Bottleneck)):
+                last_bn = module.bn2 if isinstance(module, BasicBlock) else module.bn3
+                nn.init.zeros_(last_bn.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         check_maps(x, self.conv1.in_channels)
@@ -103,89 +83,29 @@ class ResNet(nn.Module):
         return self.fc(self.avgpool(self.last(x)).flatten(1))
 
 
-def make_shortcut(
-    block: type[Block], inplanes: int, planes: int, stride: int, shortcut: str
-) -> nn.Module | None:
-    """What the shortcut needs to reach the branch's shape; None when x has it already."""
-    outplanes = planes * block.expansion
-    if stride == 1 and inplanes == outplanes:
-        return None
-    if shortcut == "A":
-        return PadShortcut(inplanes, outplanes, stride)
-    if issubclass(block, PreActBlock):
-        return conv1x1(inplanes, outplanes, stride)
-    return nn.Sequential(conv1x1(inplanes, outplanes, stride), nn.BatchNorm2d(outplanes))
+def resnet18(num_classes: int = 1000, in_channels: int = 3, **options) -> ResNet:
+    """ResNet-18: 11,689,512 parameters with the defaults; the options are ResNet's keywords."""
+    return ResNet(BasicBlock, [2, 2, 2, 2], num_classes, in_channels, **options)
 
 
-def resnet18(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    residual: bool = True,
-    zero_init_residual: bool = False,
-) -> ResNet:
-    """ResNet-18: 11,689,512 parameters with the defaults. (N, 3, H, W) -> (N, 1000)."""
-    return _imagenet(
-        BasicBlock, [2, 2, 2, 2], num_classes, in_channels, residual, zero_init_residual
-    )
+def resnet34(num_classes: int = 1000, in_channels: int = 3, **options) -> ResNet:
+    """ResNet-34: 21,797,672 parameters with the defaults; the options are ResNet's keywords."""
+    return ResNet(BasicBlock, [3, 4, 6, 3], num_classes, in_channels, **options)
 
 
-def resnet34(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    residual: bool = True,
-    zero_init_residual: bool = False,
-) -> ResNet:
-    """ResNet-34: 21,797,672 parameters with the defaults. (N, 3, H, W) -> (N, 1000)."""
-    return _imagenet(
-        BasicBlock, [3, 4, 6, 3], num_classes, in_channels, residual, zero_init_residual
-    )
+def resnet50(num_classes: int = 1000, in_channels: int = 3, **options) -> ResNet:
+    """ResNet-50: 25,557,032 parameters with the defaults; the options are ResNet's keywords."""
+    return ResNet(Bottleneck, [3, 4, 6, 3], num_classes, in_channels, **options)
 
 
-def resnet50(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    residual: bool = True,
-    zero_init_residual: bool = False,
-) -> ResNet:
-    """ResNet-50: 25,557,032 parameters with the defaults. (N, 3, H, W) -> (N, 1000)."""
-    return _imagenet(
-        Bottleneck, [3, 4, 6, 3], num_classes, in_channels, residual, zero_init_residual
-    )
+def resnet101(num_classes: int = 1000, in_channels: int = 3, **options) -> ResNet:
+    """ResNet-101: 44,549,160 parameters with the defaults; the options are ResNet's keywords."""
+    return ResNet(Bottleneck, [3, 4, 23, 3], num_classes, in_channels, **options)
 
 
-def resnet101(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    residual: bool = True,
-    zero_init_residual: bool = False,
-) -> ResNet:
-    """ResNet-101: 44,549,160 parameters with the defaults. (N, 3, H, W) -> (N, 1000)."""
-    return _imagenet(
-        Bottleneck, [3, 4, 23, 3], num_classes, in_channels, residual, zero_init_residual
-    )
-
-
-def resnet152(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    residual: bool = True,
-    zero_init_residual: bool = False,
-) -> ResNet:
-    """ResNet-152: 60,192,808 parameters with the defaults. (N, 3, H, W) -> (N, 1000)."""
-    return _imagenet(
-        Bottleneck, [3, 8, 36, 3], num_classes, in_channels, residual, zero_init_residual
-    )
-
-
-def _imagenet(block, layers, num_classes, in_channels, residual, zero_init_residual) -> ResNet:
-    return ResNet(
-        block,
-        layers,
-        num_classes,
-        in_channels,
-        residual=residual,
-        zero_init_residual=zero_init_residual,
-    )
+def resnet152(num_classes: int = 1000, in_channels: int = 3, **options) -> ResNet:
+    """ResNet-152: 60,192,808 parameters with the defaults; the options are ResNet's keywords."""
+    return ResNet(Bottleneck, [3, 8, 36, 3], num_classes, in_channels, **options)
 
 
 def cifar_resnet(
@@ -205,11 +125,9 @@ def cifar_resnet(
     Raises ValueError for another depth or an unknown shortcut. Source: He et al. 2015, section 4.2.
     """
     if depth < 8 or depth % 6 != 2:
-        n = max(1, round((depth - 2) / 6))
-        raise ValueError(
-            f"depth must be 6n + 2, such as 8, 20, 32, 56 or 110; {depth} is not: "
-            f"the nearest is {6 * n + 2}."
-        )
+        nearest = 6 * max(1, round((depth - 2) / 6)) + 2
+        rule = "depth must be 6n + 2, such as 8, 20, 32, 56 or 110"
+        raise ValueError(f"{rule}; {depth} is not: the nearest is {nearest}.")
     return ResNet(
         BasicBlock,
         [(depth - 2) // 6] * 3,

@@ -25,18 +25,17 @@ def hint(name: str, cells: list[str] | None) -> str | None:
 
     None if no cell assigns the name: it is misspelt, then.
     """
+    above = "Run > Run All Above Selected Cell"
     if cells is None:
         return (
-            f"If a cell above makes {name}, run it first: Run > Run All Above Selected Cell, "
-            "in Colab Runtime > Run before."
+            f"If a cell above makes {name}, run it first: {above}, in Colab Runtime > Run before."
         )
     for source in cells:
         if name in _made_by(source):
-            first = next(line for line in source.splitlines() if line.strip())
-            return (
-                f"{name} is made by the cell that begins with\n    {first}\n"
-                "Run that cell first, or choose Run > Run All Above Selected Cell."
+            made = (
+                f"{name} is made by the cell that begins with\n    {source.strip().splitlines()[0]}"
             )
+            return f"{made}\nRun that cell first, or choose {above}."
     return None
 
 

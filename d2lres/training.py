@@ -14,8 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
-from d2lres.checkpoints import Checkpoint
+from d2lres import checkpoints
 from d2lres.data import Images
 from d2lres.distributed import Group
 from d2lres.history import History, Score, TrainingDiverged
@@ -71,18 +70,11 @@ def fit(
     Ctrl-C ends training and returns the history so far. Raises TrainingDiverged when the loss is no
     longer finite, CheckpointError for a checkpoint that cannot be used, ValueError for bad input.
     """
-    settings = Settings(epochs, lr, batch_size, seed, augment, label_smoothing, mixed_precision)
-    _refuse_bad_input(train, test, settings, optimizer, scheduler)
-    device = torch.device(device) if device is not None else default_device()
-    model.to(device)
-    if optimizer is None:
-        optimizer, scheduler = _one_cycle(model, len(train), settings)
-    run = Run(model, train.to(device), test, optimizer, scheduler, settings, device)
-    if checkpoint is not None:
-        run.resume(checkpoint)
-    with run.group.ctrl_c(), run.bar(progress) as bar:
+    run = SimpleNamespace(**locals(), history=History())
+    _prepare(run)
+    with run.group.ctrl_c(), run.bar:
         try:
-            run.loop(bar, after_epoch)
+            _loop(run)
         except KeyboardInterrupt:
             run.history.interrupted = True
             run.group.copy_buffers(model)
@@ -90,122 +82,115 @@ def fit(
     return run.history
 
 
-@dataclass
-class Settings:
-    """What decides the weights that a run ends with; a checkpoint keeps it."""
+def _loop(run: SimpleNamespace) -> None:
+    """Train from the epoch that the history has reached to the last one. `run`: fit's arguments."""
+    net, group, history = run.group.wrap(run.model), run.group, run.history
+    for epoch in range(len(history.loss), run.epochs):
+        start, total, correct = time.perf_counter(), 0.0, 0.0
+        run.model.train()
+        for x, y in _batches(run, epoch):
+            with run.precision:
+                logits = net(x)
+            loss = F.cross_entropy(logits.float(), y, label_smoothing=run.label_smoothing)
+            right = (logits.argmax(1) == y).sum().item()
+            # Of all processes: their sums, and whether Ctrl-C was pressed in any of them.
+            sums = group.sum(loss.item() * len(y), right, len(y), group.stop)
+            loss_sum, right, images, stop = sums
+            if not math.isfinite(loss_sum):
+                raise TrainingDiverged(_why_diverged(run, loss_sum, epoch), history)
+            if stop:
+                raise KeyboardInterrupt
+            run.optimizer.zero_grad(set_to_none=True)
+            # Processes' gradients are averaged: a share counts by its number of images.
+            (loss * (len(y) * group.count / images)).backward()
+            run.optimizer.step()
+            if run.scheduler is not None:
+                run.scheduler.step()
+            total, correct = total + loss_sum, correct + right
+            run.bar.update()
+        group.copy_buffers(run.model)
+        seconds, test = time.perf_counter() - start, _test(run)
+        history.seconds.append(seconds)  # all lists after the test: Ctrl-C leaves no half epoch
+        history.loss.append(total / len(run.train))
+        history.accuracy.append(correct / len(run.train))
+        if test is not None:
+            history.test_loss.append(test.loss)
+            history.test_accuracy.append(test.accuracy)
+        run.bar.set_postfix(epoch=epoch + 1, loss=f"{history.loss[-1]:.3f}")
+        for action in run.actions:
+            group.first(action, history)
 
-    epochs: int
-    lr: float | None
-    batch_size: int
-    seed: int
-    augment: bool
-    label_smoothing: float
-    mixed_precision: bool | None
+
+def _batches(run: SimpleNamespace, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's share of each batch of an epoch, which can be repeated alone."""
+    seed, rank = run.seed * 1_000_003 + epoch, run.group.rank
+    generator = torch.Generator().manual_seed(seed)
+    if rank > 0:  # as can its dropout; only rank 0's is in the checkpoint
+        torch.manual_seed(seed + rank * 10**12)
+    options = dict(shuffle=True, augment=run.augment, part=run.group.share)
+    return run.train.batches(run.batch_size, generator=generator, **options)
 
 
-@dataclass
-class Run:
-    """One run of `fit`: the model, what trains it, and the history so far."""
+def _test(run: SimpleNamespace) -> Score | None:
+    """Loss and accuracy on all test images, each process on its share of them."""
+    if run.test is None:
+        return None
+    mine = run.test[run.group.share]
+    score = evaluate(run.model, mine)
+    if run.group.count == 1:
+        return score
+    return Score(*run.group.sum(*(value * len(mine) / len(run.test) for value in score)))
 
-    model: nn.Module
-    train: Images
-    test: Images | None
-    optimizer: Optimizer
-    scheduler: LRScheduler | None
-    settings: Settings
-    device: torch.device
-    checkpoint: Checkpoint | None = None
-    history: History = field(default_factory=History)
 
-    def __post_init__(self) -> None:
-        self.precision = _precision(self.settings.mixed_precision, self.device)
-        self.group, size = Group(self.device), self.settings.batch_size
-        smallest = min(len(self.train) % size or size, len(self.test or self.train))
-        if smallest < self.group.count:
-            raise ValueError(
-                f"{self.group.count} processes cannot share a batch or test set of {smallest} "
-                "images: choose another batch_size, or fewer processes."
-            )
+def _why_diverged(run: SimpleNamespace, loss: float, epoch: int) -> str:
+    rate = run.optimizer.param_groups[0]["lr"]
+    return (
+        f"the loss became {loss} in epoch {epoch + 1} at learning rate {rate:.2g}, so training "
+        "stopped: lower the learning rate, or give the network normalisation or shortcuts."
+    )
 
-    def loop(self, bar: Any, after_epoch: Callable[[History], None] | None) -> None:
-        """Train from the epoch that the history has reached to the last one."""
-        net, group, settings = self.group.wrap(self.model), self.group, self.settings
-        for epoch in range(len(self.history.loss), settings.epochs):
-            start, total, correct = time.perf_counter(), 0.0, 0.0
-            self.model.train()
-            for x, y in self.batches(epoch):
-                with self.precision:
-                    logits = net(x)
-                loss = F.cross_entropy(logits.float(), y, label_smoothing=settings.label_smoothing)
-                right = (logits.argmax(1) == y).sum().item()
-                loss_sum, right, images, stop = group.sum(
-                    loss.item() * len(y), right, len(y), group.stop
-                )
-                if not math.isfinite(loss_sum):
-                    raise TrainingDiverged(self.why_diverged(loss_sum, epoch), self.history)
-                if stop:
-                    raise KeyboardInterrupt
-                self.optimizer.zero_grad(set_to_none=True)
-                # Processes' gradients are averaged: a share counts by its number of images.
-                (loss * (len(y) * group.count / images)).backward()
-                self.optimizer.step()
-                if self.scheduler is not None:
-                    self.scheduler.step()
-                total, correct = total + loss_sum, correct + right
-                bar.update()
-            group.copy_buffers(self.model)
-            score = Score(total / len(self.train), correct / len(self.train))
-            seconds = time.perf_counter() - start
-            self.history.add(score, self.score(), seconds)  # after the test: Ctrl-C leaves no half
-            bar.set_postfix(epoch=epoch + 1, loss=f"{score.loss:.3f}")
-            if self.checkpoint is not None:
-                group.first(self.checkpoint.save, self.history)
-            if after_epoch is not None:
-                group.first(after_epoch, self.history)
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's share of each batch of an epoch, which can be repeated alone."""
-        seed = self.settings.seed * 1_000_003 + epoch
-        if self.group.rank > 0:  # as can its dropout; only rank 0's is in the checkpoint
-            torch.manual_seed(seed + self.group.rank * 10**12)
-        return self.train.batches(
-            self.settings.batch_size,
-            shuffle=True,
-            generator=torch.Generator().manual_seed(seed),
-            augment=self.settings.augment,
-            part=self.group.share,
+def _prepare(run: SimpleNamespace) -> None:
+    """Refuse what makes no sense, fill in what was left out, and go on from the checkpoint."""
+    train, test, size = run.train, run.test, run.batch_size
+    if not isinstance(train, Images) or not (test is None or isinstance(test, Images)):
+        raise ValueError(
+            "train and test must be d2lres.data.Images, as fashion_mnist() returns them; "
+            "wrap your own tensors in Images(images, labels)."
         )
-
-    def score(self) -> Score | None:
-        """Loss and accuracy on all test images, each process on its share of them."""
-        if self.test is None:
-            return None
-        mine = self.test[self.group.share]
-        score = evaluate(self.model, mine)
-        if self.group.count == 1:
-            return score
-        return Score(*self.group.sum(*(value * len(mine) / len(self.test) for value in score)))
-
-    def resume(self, path: str | os.PathLike) -> None:
-        """Write a checkpoint after every epoch, and go on from there if it exists."""
-        drivers = dict(optimizer=self.optimizer, scheduler=self.scheduler)
-        settings = {name: driver and type(driver).__name__ for name, driver in drivers.items()}
-        settings |= asdict(self.settings) | dict(images=len(self.train))
-        self.checkpoint = Checkpoint(Path(path), settings, self.model, **drivers)
-        if (state := self.group.first(self.checkpoint.read)) is not None:
-            self.history = self.checkpoint.restore(state)
-
-    def bar(self, progress: bool | None) -> Any:
-        steps = math.ceil(len(self.train) / self.settings.batch_size)
-        left = steps * (self.settings.epochs - len(self.history.loss))
-        return progress_bar(total=left, show=progress if self.group.rank == 0 else False)
-
-    def why_diverged(self, loss: float, epoch: int) -> str:
-        rate = self.optimizer.param_groups[0]["lr"]
-        return (
-            f"the loss became {loss} in epoch {epoch + 1} at learning rate {rate:.2g}, so training "
-            "stopped: lower the learning rate, or give the network normalisation or shortcuts."
+    if run.epochs < 1 or size < 1 or len(train) < 2:
+        raise ValueError("epochs and batch_size must be at least 1, and train needs two images.")
+    if not 0 <= run.label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must lie between 0 and 1, not {run.label_smoothing}.")
+    if run.optimizer is not None and run.lr is not None:
+        raise ValueError(
+            "lr belongs to the default optimizer: set it in yours, or drop optimizer=."
         )
+    if run.scheduler is not None and run.optimizer is None:
+        raise ValueError("a scheduler needs the optimizer it drives: pass optimizer= as well.")
+    run.device = torch.device(run.device) if run.device is not None else default_device()
+    run.precision, run.group = _precision(run.mixed_precision, run.device), Group(run.device)
+    smallest = min(len(train) % size or size, len(test or train))
+    if smallest < run.group.count:
+        raise ValueError(
+            f"{run.group.count} processes cannot share a batch or test set of {smallest} images: "
+            "choose another batch_size, or fewer processes."
+        )
+    run.model.to(run.device)
+    run.train, steps = train.to(run.device), math.ceil(len(train) / size)
+    if run.optimizer is None:
+        run.lr = 0.1 if run.lr is None else run.lr
+        run.optimizer = SGD(run.model.parameters(), run.lr, momentum=0.9, weight_decay=1e-4)
+        total = run.epochs * steps
+        run.scheduler = OneCycleLR(run.optimizer, run.lr, total, cycle_momentum=False)
+    run.actions = [] if run.after_epoch is None else [run.after_epoch]
+    if run.checkpoint is not None:
+        checkpoint = checkpoints.Checkpoint(run)
+        run.actions.insert(0, checkpoint.save)
+        if (state := run.group.first(checkpoint.read)) is not None:
+            run.history = checkpoint.restore(state)
+    left = steps * (run.epochs - len(run.history.loss))
+    run.bar = progress_bar(total=left, show=run.progress if run.group.rank == 0 else False)
 
 
 @torch.no_grad()
@@ -246,33 +231,6 @@ def progress_bar(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")
         return tqdm(iterable=steps, total=total, unit="batch", disable=not show, leave=False)
-
-
-def _refuse_bad_input(train, test, settings: Settings, optimizer, scheduler) -> None:
-    if not isinstance(train, Images) or not (test is None or isinstance(test, Images)):
-        raise ValueError(
-            "train and test must be d2lres.data.Images, as fashion_mnist() returns them; "
-            "wrap your own tensors in Images(images, labels)."
-        )
-    if settings.epochs < 1 or settings.batch_size < 1 or len(train) < 2:
-        raise ValueError("epochs and batch_size must be at least 1, and train needs two images.")
-    if not 0 <= settings.label_smoothing <= 1:
-        raise ValueError(
-            f"label_smoothing must lie between 0 and 1, not {settings.label_smoothing}."
-        )
-    if optimizer is not None and settings.lr is not None:
-        raise ValueError(
-            "lr belongs to the default optimizer: set it in yours, or drop optimizer=."
-        )
-    if scheduler is not None and optimizer is None:
-        raise ValueError("a scheduler needs the optimizer it drives: pass optimizer= as well.")
-
-
-def _one_cycle(model: nn.Module, images: int, settings: Settings) -> tuple[Optimizer, LRScheduler]:
-    settings.lr = lr = 0.1 if settings.lr is None else settings.lr
-    optimizer = SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-4)
-    steps = settings.epochs * math.ceil(images / settings.batch_size)
-    return optimizer, OneCycleLR(optimizer, lr, steps, cycle_momentum=False)
 
 
 def _precision(mixed: bool | None, device: torch.device) -> AbstractContextManager:

@@ -1,10 +1,11 @@
-"""Builds the notebooks: `src/NN_name.py` becomes the reader's notebook and its solution.
+"""Builds the notebooks: `src/NN_name.py` becomes the reader's notebook and its solutions.
 
-python notebooks/build.py                  every chapter, executed
-python notebooks/build.py 1 02_res         these chapters, by number or by the start of the name
-python notebooks/build.py --text           takes over prose alone, where the code is unchanged
-python notebooks/build.py --check          fail when a notebook is not what its source gives
-python notebooks/build.py --check --run    execute again, too, and compare the outputs
+python notebooks/build.py            every chapter, executed
+python notebooks/build.py 1 2        these chapters
+python notebooks/build.py --text     takes over prose alone, where the code is unchanged
+python notebooks/build.py --check    fails when a file is not what the sources give
+
+A build also brings the tables of chapters and the links of the other chapters up to date.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -28,9 +30,9 @@ except ModuleNotFoundError:  # Python 3.10, where jupytext brings tomli
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-CELL_TIMEOUT = 300  # seconds
-STUB = "...  # your code here"
-BADGE = "[Open in Colab]"  # as text: a picture of it would be broken without a network
+BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+TABLE, TABLE_END = "<!-- chapters -->", "<!-- end of chapters -->"
+UNKNOWN = re.compile(r"NameError: name '(\w+)' is not defined")
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -42,9 +44,9 @@ try:
     import d2lres
 except ModuleNotFoundError:  # opened alone, as in Colab: install the course and nothing else
     import importlib, subprocess, sys
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "d2l==0.17.0"]
-    courses = ["d2lres=={version}", "git+{repository}@v{version}"]
-    if not any(subprocess.run([*pip, it], capture_output=True).returncode == 0 for it in courses):
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    course = ["d2l==0.17.0", "d2lres @ git+{repository}@v{version}"]
+    if subprocess.run([*pip, *course], capture_output=True).returncode:
         raise RuntimeError("d2lres could not be installed: go online and run this cell again, "
                            "or follow {repository}.") from None
     importlib.invalidate_caches()
@@ -57,15 +59,10 @@ class BuildError(Exception):
 
 
 @cache
-def project() -> tuple[str, str]:
+def project() -> dict[str, str]:
     """Address of the repository and version of the course, from pyproject.toml."""
     table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return table["urls"]["Repository"].rstrip("/"), table["version"]
-
-
-def setup_code() -> str:
-    repository, version = project()
-    return SETUP.format(repository=repository, version=version)
+    return {"repository": table["urls"]["Repository"].rstrip("/"), "version": table["version"]}
 
 
 def solve(code: str, keep: bool) -> str:
@@ -77,7 +74,7 @@ def solve(code: str, keep: bool) -> str:
     def replace(match: re.Match) -> str:
         indent, answer = match.groups()
         target = re.fullmatch(r" *([\w.]+(?:: [^=\n]+)? = ).*", answer)
-        return answer if keep else indent + (target[1] if target else "") + STUB
+        return answer if keep else indent + (target[1] if target else "") + "...  # your code here"
 
     begin, end = r"^( *)### BEGIN SOLUTION *\n", r"\n *### END SOLUTION *$"
     code = re.sub(f"{begin}(.*?){end}", replace, code, flags=re.DOTALL | re.MULTILINE)
@@ -86,111 +83,144 @@ def solve(code: str, keep: bool) -> str:
     return code
 
 
-def title(source: Path) -> str:
-    """The chapter's H1, the first line of its first cell."""
-    match = re.match(r"# %% \[markdown\]\n# # (.+)", source.read_text(encoding="utf-8"))
-    if not match:
-        raise BuildError(f"{source.stem}: must start with '# %% [markdown]' and '# # Title'")
-    return match[1].strip()
+def facts(source: Path) -> list[str]:
+    """Title, promise and minutes of a chapter; they stand in its first cell and nowhere else."""
+    first = source.read_text(encoding="utf-8").partition("\n# %%")[0]
+    title, promise = r"\A# %% \[markdown\]\n# # (.+)", r"^# \*\*You can afterwards\*\* (.+)\.$"
+    forms = title, promise, r"\*\*Minutes\*\*: (\d+)"
+    found = [match[1] for form in forms if (match := re.search(form, first, re.MULTILINE))]
+    if len(found) < 3:
+        said = "'# Title', '**You can afterwards** do this.' and '**Minutes**: 75'"
+        raise BuildError(f"{source.stem}: its first cell needs the lines {said}")
+    return found
 
 
-def links(source: Path, folder: str) -> tuple[str, str]:
+def heading(source: Path) -> str:
+    """'Chapter 1. Degradation'; chapter 00 has no number."""
+    number, title = int(source.stem[:2]), facts(source)[0]
+    return f"Chapter {number}. {title}" if number else title
+
+
+def sources(out: Path) -> list[Path]:
+    return sorted((out / "src").glob("[0-9][0-9]_*.py"))
+
+
+def colab(name: str) -> str:
+    github = project()["repository"].replace("//github.com/", "//colab.research.google.com/github/")
+    return f"{github}/blob/main/notebooks/{name}.ipynb"
+
+
+def chapters(out: Path, folder: str = "", badge: str = "") -> str:
+    """The table of chapters, with links into `folder` and `badge` as the name of Colab's column."""
+    rows = [["chapter", "you can afterwards", "minutes", badge], ["---"] * 4]
+    for source in sources(out):
+        title, promise, minutes = facts(source)
+        link = f"[{source.stem[:2]} {title}]({folder}{source.stem}.ipynb)"
+        rows.append([link, promise, minutes, f"[![{badge}]({BADGE})]({colab(source.stem)})"])
+    return "\n".join(f"| {' | '.join(row if badge else row[:3])} |" for row in rows)
+
+
+def readme(out: Path) -> str:
+    """The README with the table of chapters that the sources give."""
+    text = (out.parent / "README.md").read_text(encoding="utf-8")
+    before, begin, rest = text.partition(f"{TABLE}\n")
+    _, end, after = rest.partition(TABLE_END)
+    if not end:
+        raise BuildError(f"README.md: needs the lines {TABLE} and {TABLE_END}")
+    return f"{before}{begin}{chapters(out, 'notebooks/', 'Open in Colab')}\n{end}{after}"
+
+
+def links(source: Path, solution: bool) -> tuple[str, str]:
     """The line under the title (absolute, for Colab) and the last cell (relative, for Jupyter)."""
-    chapters, name = sorted(source.parent.glob("*.py")), source.name
-    near = {
-        "Previous": [c for c in chapters if c.name < name][-1:],
-        "Next": [c for c in chapters if c.name > name][:1],
-    }
-    near = [(word, chapter) for word, found in near.items() for chapter in found]
+    stem, every = source.stem, sources(source.parent.parent)
+    if solution:
+        header = f"[Open in Colab]({colab(f'solutions/{stem}')}) · [The chapter]({colab(stem)})"
+        return header, f"[The chapter](../{stem}.ipynb)"
+    place = every.index(source)
+    near = [("Previous", chapter) for chapter in every[:place][-1:]]
+    near += [("Next", chapter) for chapter in every[place + 1 :][:1]]
+    header = [f"[Open in Colab]({colab(stem)})"]
+    header += [f"[{word} in Colab]({colab(chapter.stem)})" for word, chapter in near]
+    footer = [f"{word}: [{heading(chapter)}]({chapter.stem}.ipynb)" for word, chapter in near]
+    return " · ".join(header), " · ".join([*footer, f"[Solutions](solutions/{stem}.ipynb)"])
 
-    def colab(chapter: Path) -> str:
-        github = project()[0].replace("//github.com/", "//colab.research.google.com/github/")
-        return f"({github}/blob/main/notebooks/{folder}{chapter.stem}.ipynb)"
 
-    header = [BADGE + colab(source)] + [f"[{word} in Colab]{colab(c)}" for word, c in near]
-    other = f"../{source.stem}" if folder else f"solutions/{source.stem}"
-    footer = [f"{word}: [{title(c)}]({c.stem}.ipynb)" for word, c in near]
-    footer += [f"[{'Without the answers' if folder else 'Solutions'}]({other}.ipynb)"]
-    return " · ".join(header), " · ".join(footer)
+def exercises(cells: list[NotebookNode]) -> Iterator[NotebookNode]:
+    """The cells of the solutions: set-up, those tagged `needed`, and the section 'Exercises'."""
+    inside = False
+    for cell in cells:
+        wanted = inside or {"setup", "needed"} & set(cell.metadata.get("tags", []))
+        if cell.cell_type == "markdown":
+            wanted = ""
+            for part in re.split(r"^(?=###? )", cell.source, flags=re.MULTILINE):
+                if part.startswith("## "):
+                    inside = part.startswith("## Exercises")
+                    part = "## Exercises\n\n"  # without the advice on how to answer
+                wanted += part * inside
+            cell.source = wanted.strip()
+        if wanted:
+            yield cell
 
 
 def make(source: Path, solution: bool = False) -> NotebookNode:
-    """The notebook of one source, not executed; with the answers when `solution`."""
-    title(source)  # complains when the first cell is something else
-    header, footer = links(source, "solutions/" if solution else "")
+    """The notebook of one source, not executed; with `solution` the exercises alone, answered."""
+    header, footer = links(source, solution)
+    table = chapters(source.parent.parent)
     parsed = jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent").cells
     parsed.append(nbformat.v4.new_markdown_cell(footer))
-    cells = []
     for number, cell in enumerate(parsed):
-        cell_id, tags = f"{source.stem.replace('_', '-')}-{number:02d}", cell.metadata.get("tags")
+        cell.id = f"{source.stem.replace('_', '-')}-{number:02d}"
         try:
-            text = solve(cell.source, keep=solution)
+            cell.source = solve(cell.source, keep=solution).replace(TABLE, table)
         except BuildError as error:
-            raise BuildError(f"{source.stem}, cell {cell_id}: {error}") from None
-        if number == 0:
-            heading, _, rest = text.partition("\n")
-            text = f"{heading}\n\n{header}\n\n{rest.strip()}".rstrip()
-        if "setup" in (tags or []):
-            text = setup_code()
-        new = getattr(nbformat.v4, f"new_{cell.cell_type}_cell")
-        cells.append(new(text, id=cell_id, metadata={"tags": tags} if tags else {}))
+            raise BuildError(f"{source.stem}, cell {cell.id}: {error}") from None
+        if "setup" in cell.metadata.get("tags", []):
+            cell.source = SETUP.format(**project())
+    first, *rest, last = parsed
+    title = f"# {heading(source)}" + ": solutions" * solution
+    text = "" if solution else first.source.partition("\n")[2].strip()
+    first.source = f"{title}\n\n{header}\n\n{text}".rstrip()
+    cells = []
+    for cell in [first, *(exercises(rest) if solution else rest), last]:
+        new, tags = getattr(nbformat.v4, f"new_{cell.cell_type}_cell"), cell.metadata.get("tags")
+        cells.append(new(cell.source, id=cell.id, metadata={"tags": tags} if tags else {}))
     return nbformat.v4.new_notebook(cells=cells, metadata=METADATA, nbformat_minor=5)
 
 
-def execute(notebook: NotebookNode, folder: Path, name: str) -> str:
-    """Fills in the outputs of `notebook`, run in `folder`; returns what it took: '41 s, 812 MB'.
-
-    Raises BuildError at the first cell that fails.
-    """
+def execute(notebook: NotebookNode, path: Path, name: str) -> str:
+    """Fills in the outputs, up to the first cell that fails; returns what it took: '41 s, 812 MB'."""
     # A kernel under pytest leaves C-level stderr alone, so the build asks for the same.
     environment = {**os.environ, "PYTEST_CURRENT_TEST": "build", "D2LRES_PROGRESS": "0"}
-    paths = [str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
+    paths = filter(None, [str(ROOT), environment.get("PYTHONPATH")])
     environment["PYTHONPATH"] = os.pathsep.join(paths)  # this checkout's d2lres, no other
     environment.pop("MPLBACKEND", None)
     client = NotebookClient(
         notebook,
-        timeout=CELL_TIMEOUT,
+        timeout=300,  # seconds a cell
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
-        resources={"metadata": {"path": str(folder)}},
+        resources={"metadata": {"path": str(path.parent)}},
     )
     start = time.perf_counter()
     client.reset_execution_trackers()
     with client.setup_kernel(env=environment):
         for index, cell in enumerate(notebook.cells):
+            where = f"{name}, cell {cell.id}"
             try:
                 client.execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
             except CellExecutionError as error:
-                raise BuildError(f"{name}, cell {cell.id}: {error.ename}: {error.evalue}") from None
+                raise BuildError(f"{where}: {error.ename}: {error.evalue}") from None
             except Exception as error:  # time-out, dead kernel
-                raise BuildError(f"{name}, cell {cell.id}: {error}") from error
-            raised = [output for output in cell.get("outputs", []) if output.output_type == "error"]
-            if "raises-exception" in cell.metadata.get("tags", []) and not raised:
-                raise BuildError(f"{name}, cell {cell.id}: tagged raises-exception, raised nothing")
-            for output in raised:
-                output.traceback = own_frames(output.traceback)
+                raise BuildError(f"{where}: {error}") from error
+            for output in cell.get("outputs", []):
+                if output.output_type == "error":
+                    output.traceback = own_frames(output.traceback)
+                elif unknown := UNKNOWN.search(output.get("text", "")):  # a check caught it
+                    raise BuildError(f"{where}: {unknown[0]}")
         took = f"{time.perf_counter() - start:.0f} s{peak_memory(client)}"
     notebook.metadata = nbformat.from_dict(METADATA)  # nbclient adds the Python version
     return took
-
-
-def keep_outputs(notebook: NotebookNode, path: Path, name: str) -> str:
-    """Fills in the outputs that `path` has, as long as its code cells are those of `notebook`.
-
-    Raises BuildError when they are not, since then the outputs belong to other code.
-    """
-    if not path.exists():
-        raise BuildError(f"{name}: not built yet, so build it without --text")
-    old, new = (
-        [cell for cell in cells if cell.cell_type == "code"]
-        for cells in (nbformat.read(path, nbformat.NO_CONVERT).cells, notebook.cells)
-    )
-    if [(cell.source, cell.metadata) for cell in old] != [(c.source, c.metadata) for c in new]:
-        raise BuildError(f"{name}: the code has changed, too, so build it without --text")
-    for was, now in zip(old, new):
-        now.outputs, now.execution_count = was.outputs, was.execution_count
-    return "text"
 
 
 def own_frames(traceback: list[str]) -> list[str]:
@@ -209,113 +239,91 @@ def peak_memory(client: NotebookClient) -> str:
     return f", {int(peak['data']['text/plain']) // unit} MB" if peak["status"] == "ok" else ""
 
 
-def targets(source: Path, out: Path) -> dict[str, Path]:
-    """The two notebooks of one source: the reader's and the solution."""
-    names = [f"{source.stem}.ipynb", f"solutions/{source.stem}.ipynb"]
-    return {name: out / name for name in names}
+def keep_outputs(notebook: NotebookNode, path: Path, name: str) -> str:
+    """Fills in the outputs that `path` has, unless they belong to other code."""
+    built = nbformat.read(path, nbformat.NO_CONVERT).cells if path.exists() else []
+    old, new = ([c for c in cells if c.cell_type == "code"] for cells in (built, notebook.cells))
+    if [(cell.source, cell.metadata) for cell in old] != [(c.source, c.metadata) for c in new]:
+        raise BuildError(f"{name}: not built from this code, so build it without --text")
+    for was, now in zip(old, new):
+        now.outputs, now.execution_count = was.outputs, was.execution_count
+    return "text"
 
 
-def build(source: Path, out: Path = HERE, text: bool = False) -> list[str]:
-    """Writes both notebooks of `source` below `out`, or neither when a cell fails.
+def notebooks(source: Path, text: bool = False) -> tuple[dict[Path, str], list[str]]:
+    """Both notebooks of `source` by path, and what each took; `text` keeps the outputs there are."""
+    contents, took = {}, []
+    for folder in ("", "solutions/"):
+        name = f"{folder}{source.stem}.ipynb"
+        path = source.parent.parent / name
+        notebook = make(source, solution=bool(folder))
+        path.parent.mkdir(exist_ok=True)
+        try:
+            took.append((keep_outputs if text else execute)(notebook, path, name))
+        except BuildError as error:
+            raise BuildError(f"{error}{to_tag(source, str(error)) if folder else ''}") from error
+        contents[path] = nbformat.writes(notebook, indent=1) + "\n"
+    return contents, took
 
-    text: keep the outputs instead of executing.
-    """
-    built, took = {}, []
-    for name, path in targets(source, out).items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        notebook = make(source, solution=name.startswith("solutions/"))
-        took.append(
-            keep_outputs(notebook, path, name) if text else execute(notebook, path.parent, name)
-        )
-        built[path] = nbformat.writes(notebook, indent=1) + "\n"
-    for path, text in built.items():
+
+def to_tag(source: Path, message: str) -> str:
+    """Which cell to tag `needed`, when `message` says that the solutions lack a name."""
+    if unknown := UNKNOWN.search(message):
+        for cell in make(source).cells:  # the first to use a name must be the one that makes it
+            if cell.cell_type == "code" and re.search(rf"\b{unknown[1]}\b", cell.source):
+                return f"; tag cell {cell.id} needed, or make the name in the exercise"
+    return ""
+
+
+def outdated(out: Path, chosen: list[Path]) -> tuple[dict[Path, str], list[str]]:
+    """Files whose text alone is not what the sources give, as it should be, and other faults."""
+    contents, faults = {out.parent / "README.md": readme(out)}, []
+    for source in chosen:
+        try:
+            contents |= notebooks(source, text=True)[0]
+        except BuildError as error:
+            faults.append(str(error))
+    stems = {source.stem for source in sources(out)}
+    built = [*out.glob("*.ipynb"), *out.glob("solutions/*.ipynb")]
+    orphans = {path.relative_to(out).as_posix() for path in built if path.stem not in stems}
+    stale = {p: text for p, text in contents.items() if text != p.read_text(encoding="utf-8")}
+    return stale, faults + [f"{name}: no source" for name in sorted(orphans)]
+
+
+def write(contents: dict[Path, str]) -> None:
+    for path, content in contents.items():
         scratch = path.with_suffix(".tmp")
-        scratch.write_text(text, encoding="utf-8", newline="\n")
+        scratch.write_text(content, encoding="utf-8", newline="\n")
         os.replace(scratch, path)  # a reader never meets half a notebook
-    return took
 
 
-def differences(source: Path, out: Path = HERE, run: bool = False) -> list[str]:
-    """Where the notebooks below `out` differ from what `source` gives, one line each."""
-    found = []
-    for name, path in targets(source, out).items():
-        if not path.exists():
-            found.append(f"{name}: not built")
-            continue
-        old, new = nbformat.read(path, nbformat.NO_CONVERT), make(source, "solutions/" in name)
-        if run:
-            execute(new, path.parent, name)
-        if (old.metadata, old.nbformat_minor) != (new.metadata, new.nbformat_minor):
-            found.append(f"{name}: notebook metadata")
-        if len(old.cells) != len(new.cells):
-            found.append(f"{name}: {len(old.cells)} cells, the source gives {len(new.cells)}")
-        for was, now in zip(old.cells, new.cells):
-            parts = [p for p in ("id", "cell_type", "metadata", "source") if was.get(p) != now[p]]
-            parts += ["outputs"] if run and compared(was) != compared(now) else []
-            found += [f"{name}, cell {now.id}: {', '.join(parts)}"] if parts else []
-    return found
-
-
-def compared(cell: NotebookNode) -> list[tuple]:
-    """What a second run must reproduce: no measured outputs, pictures or execution counts."""
-    if {"nbval-ignore-output", "raises-exception"} & set(cell.metadata.get("tags", [])):
-        return []
-    pictures = {"image/png", "image/jpeg"}
-    return [
-        (
-            out.output_type,
-            out.get("name"),
-            out.get("text"),
-            {kind: data for kind, data in out.get("data", {}).items() if kind not in pictures},
-        )
-        for out in cell.get("outputs", [])
-    ]
-
-
-def orphans(sources: Path, out: Path = HERE) -> list[str]:
-    """Notebooks below `out` that have no source."""
-    stems = {source.stem for source in sources.glob("*.py")}
-    notebooks = sorted([*out.glob("*.ipynb"), *out.glob("solutions/*.ipynb")])
-    return [f"{n.relative_to(out).as_posix()}: no source" for n in notebooks if n.stem not in stems]
-
-
-def select(wanted: list[str], sources: Path) -> list[Path]:
-    """The sources asked for, all of them by default. Raises BuildError for one not found."""
-    chapters, chosen = sorted(sources.glob("*.py")), set()
-    for word in wanted:
-        start = f"{int(word):02d}_" if word.isdigit() else word
-        found = {chapter for chapter in chapters if chapter.stem.startswith(start)}
-        if not found:
-            raise BuildError(f"no chapter '{word}' among {[c.stem for c in chapters]}")
-        chosen |= found
-    return sorted(chosen) if wanted else chapters
-
-
-def main(arguments: list[str] | None = None, sources: Path = HERE / "src", out: Path = HERE) -> int:
+def main(arguments: list[str] | None = None, out: Path = HERE) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("chapters", nargs="*", help="numbers or starts of names; all by default")
-    parser.add_argument("--check", action="store_true", help="compare, write nothing")
-    parser.add_argument("--run", action="store_true", help="with --check: execute again, too")
-    parser.add_argument("--text", action="store_true", help="execute nothing, keep the outputs")
+    parser.add_argument("chapters", nargs="*", type=int, help="numbers; all by default")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--check", action="store_true", help="compare, write nothing")
+    mode.add_argument("--text", action="store_true", help="execute nothing, keep the outputs")
     options = parser.parse_args(arguments)
-    if options.text and options.check:
-        parser.error("--text builds and --check does not")
-    if options.run and not options.check:
-        parser.error("--run goes with --check")
+    executing = not (options.check or options.text)
+    every = {int(source.stem[:2]): source for source in sources(out)}
+    if unknown := set(options.chapters) - set(every):
+        parser.error(f"there are chapters {[*every]}, and not {[*unknown]}")
+    chosen = [every[number] for number in options.chapters or every]
     try:
-        chosen = select(options.chapters, sources)
-        if options.check:
-            found = [] if options.chapters else orphans(sources, out)
-            found += [line for source in chosen for line in differences(source, out, options.run)]
-            print("\n".join(found) or "notebooks and sources agree")
-            return int(bool(found))
-        for source in chosen:
-            reader, solution = build(source, out, options.text)
-            print(f"{source.stem}: {reader}; solution {solution}", flush=True)
+        for source in chosen if executing else []:
+            contents, (reader, solutions) = notebooks(source)
+            write(contents)
+            print(f"{source.stem}: {reader}; solutions {solutions}", flush=True)
+        stale, faults = outdated(out, list(every.values()) if executing else chosen)
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
+    if not options.check:
+        write(stale)
+    said = "not what the sources give" if options.check else "brought up to date"
+    lines = [f"{path.relative_to(out.parent).as_posix()}: {said}" for path in stale] + faults
+    print("\n".join(lines) or "notebooks, README and sources agree")
+    return int(not executing and bool(faults or (options.check and stale)))
 
 
 if __name__ == "__main__":

@@ -35,23 +35,9 @@ def a_block(block, inplanes=8, planes=None, stride=1, residual=True):
     return block(inplanes, planes // block.expansion, stride, downsample, residual)
 
 
-def assemble(block, resnet_block):
-    """The ResNet-18 of note 001, from whatever block builder it is given."""
-    b1 = nn.Sequential(
-        nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3),
-        nn.BatchNorm2d(64),
-        nn.ReLU(),
-        nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
-    )
-    b2 = nn.Sequential(*resnet_block(64, 64, 2, first_block=True))
-    b3 = nn.Sequential(*resnet_block(64, 128, 2))
-    b4 = nn.Sequential(*resnet_block(128, 256, 2))
-    b5 = nn.Sequential(*resnet_block(256, 512, 2))
-    assert all(isinstance(module, block) for b in (b2, b3, b4, b5) for module in b)
-    return nn.Sequential(
-        b1, b2, b3, b4, b5, nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(512, 10)
-    )
-
+every_block = pytest.mark.parametrize(
+    "block", [Residual(8, 8), *map(a_block, BLOCKS)], ids=lambda block: type(block).__name__
+)
 
 # The notes' block.
 
@@ -71,19 +57,9 @@ def test_strides_round_height_and_width_up(height, width):
 
 
 def test_residual_has_biases_and_no_bn_on_its_shortcut():
-    block = Residual(3, 6, use_1x1conv=True, strides=2)
-    assert list(dict(block.named_parameters())) == [
-        "conv1.weight",
-        "conv1.bias",
-        "conv2.weight",
-        "conv2.bias",
-        "conv3.weight",
-        "conv3.bias",
-        "bn1.weight",
-        "bn1.bias",
-        "bn2.weight",
-        "bn2.bias",
-    ]
+    names = [name for name, _ in Residual(3, 6, use_1x1conv=True, strides=2).named_parameters()]
+    layers = ["conv1", "conv2", "conv3", "bn1", "bn2"]
+    assert names == [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
     assert Residual(3, 3).conv3 is None
 
 
@@ -106,7 +82,7 @@ def test_residual_draws_the_initial_weights_of_the_d2l_packages(d2l):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_resnet18_of_note_001_equals_one_from_the_d2l_package(d2l, training):
+def test_the_resnet18_of_note_001_equals_one_from_the_d2l_package(d2l, training, monkeypatch):
     def their_block(input_channels, num_channels, num_residuals, first_block=False):
         return [
             d2l.Residual(input_channels, num_channels, use_1x1conv=True, strides=2)
@@ -115,9 +91,12 @@ def test_the_resnet18_of_note_001_equals_one_from_the_d2l_package(d2l, training)
             for i in range(num_residuals)
         ]
 
-    theirs = perturb(assemble(d2l.Residual, their_block))
-    ours = assemble(Residual, resnet_block)
+    ours = references.notes_resnet18()
     assert sum(p.numel() for p in ours.parameters()) == 11_178_378
+    monkeypatch.setattr(references, "resnet_block", their_block)
+    theirs = perturb(references.notes_resnet18())
+    for net, block in ((ours, Residual), (theirs, d2l.Residual)):
+        assert [type(module) for stage in net[4:8] for module in stage] == [block] * 8
     ours.load_state_dict(theirs.state_dict(), strict=True)
     theirs.load_state_dict(ours.state_dict(), strict=True)
     x = torch.randn(2, 1, 64, 64)
@@ -143,30 +122,17 @@ def test_the_first_stage_cannot_change_its_channels():
 
 
 @pytest.mark.parametrize(
-    "block, channels",
-    [
-        (Residual(3, 6), 3),  # other channels
-        (Residual(3, 3, strides=2), 3),  # other size
-        (Residual(1, 4), 1),  # one channel, which + would broadcast
-    ],
+    "block, remedy", [(Residual, "use_1x1conv=True"), *((b, "pass downsample=") for b in BLOCKS)]
 )
-def test_residual_says_that_the_1x1_convolution_is_missing(block, channels):
-    with pytest.raises(ValueError, match=r"cannot add the branch, \(2, .*use_1x1conv=True"):
-        block(torch.rand(2, channels, 8, 8))
+def test_a_block_says_what_its_shortcut_is_missing(block, remedy):
+    stride = "strides" if block is Residual else "stride"
+    # Another size, other channels, and one channel, which + would broadcast.
+    for wrong in (block(8, 8, **{stride: 2}), block(8, 16), block(1, 8)):
+        with pytest.raises(ValueError, match=rf"cannot add the branch, \(2, .*{remedy}"):
+            wrong(torch.rand(2, wrong.conv1.in_channels, 8, 8))
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_the_other_blocks_say_that_a_downsample_is_missing(block):
-    for wrong in (block(8, 8, stride=2), block(8, 16), block(1, 8)):
-        with pytest.raises(ValueError, match="cannot add .*pass downsample="):
-            wrong(torch.rand(2, 1 if wrong.conv1.in_channels == 1 else 8, 8, 8))
-
-
-@pytest.mark.parametrize(
-    "block",
-    [Residual(3, 3), *(a_block(b, 8) for b in BLOCKS)],
-    ids=lambda block: type(block).__name__,
-)
+@every_block
 def test_blocks_refuse_what_is_no_batch_of_their_feature_maps(block):
     channels = block.conv1.in_channels
     with pytest.raises(ValueError, match=r"got 3 dimensions.*x\.unsqueeze\(0\)"):
@@ -209,18 +175,12 @@ def test_a_bottleneck_strides_in_its_3x3_convolution():
     assert block.conv2.kernel_size == (3, 3)
 
 
-@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+@pytest.mark.parametrize("block", [Residual(8, 8), a_block(BasicBlock), a_block(Bottleneck)])
 def test_with_a_zero_branch_the_block_is_the_relu_of_its_input(block):
-    net, x = a_block(block, 8), torch.randn(2, 8, 5, 5)
-    nn.init.zeros_((net.bn2 if block is BasicBlock else net.bn3).weight)
-    assert torch.equal(net(x), F.relu(x))
-    assert not torch.equal(net(x), x)
-
-
-def test_with_a_zero_branch_the_notes_block_is_the_relu_of_its_input():
-    net, x = Residual(8, 8), torch.randn(2, 8, 5, 5)
-    nn.init.zeros_(net.bn2.weight)
-    assert torch.equal(net(x), F.relu(x))
+    x = torch.randn(2, 8, 5, 5)
+    nn.init.zeros_((block.bn3 if isinstance(block, Bottleneck) else block.bn2).weight)
+    assert torch.equal(block(x), F.relu(x))
+    assert not torch.equal(block(x), x)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -276,11 +236,7 @@ def test_without_residual_the_shortcut_plays_no_part(block, planes):
         assert not torch.allclose(twin(x), branch)
 
 
-@pytest.mark.parametrize(
-    "block",
-    [Residual(8, 8), *(a_block(b, 8) for b in BLOCKS)],
-    ids=lambda block: type(block).__name__,
-)
+@every_block
 def test_the_block_does_not_write_to_its_input_and_lets_autograd_through(block):
     x = torch.randn(2, 8, 5, 5, requires_grad=True)
     before = x.detach().clone()
@@ -292,16 +248,11 @@ def test_the_block_does_not_write_to_its_input_and_lets_autograd_through(block):
 # Option A.
 
 
-def test_the_pad_shortcut_strides_and_fills_new_channels_with_zeros():
-    x = torch.randn(2, 4, 5, 6)
-    out = PadShortcut(4, 8, 2)(x)
-    assert out.shape == (2, 8, 3, 3)
-    assert torch.equal(out[:, 2:6], x[:, :, ::2, ::2])
-    assert out[:, :2].count_nonzero() == out[:, 6:].count_nonzero() == 0
-    assert list(PadShortcut(4, 8, 2).parameters()) == []
-
-
-def test_the_pad_shortcut_takes_an_odd_number_of_new_channels():
-    x = torch.randn(2, 2, 4, 4)
-    out = PadShortcut(2, 5, 1)(x)
-    assert out.shape == (2, 5, 4, 4) and torch.equal(out[:, 1:3], x)
+@pytest.mark.parametrize("planes, stride, size", [(8, 2, (3, 3)), (5, 1, (5, 6))])
+def test_the_pad_shortcut_strides_and_fills_new_channels_with_zeros(planes, stride, size):
+    x, shortcut = torch.randn(2, 4, 5, 6), PadShortcut(4, planes, stride)
+    out, before = shortcut(x), (planes - 4) // 2
+    assert out.shape == (2, planes, *size)
+    assert torch.equal(out[:, before : before + 4], x[:, :, ::stride, ::stride])
+    assert out[:, :before].count_nonzero() == out[:, before + 4 :].count_nonzero() == 0
+    assert list(shortcut.parameters()) == []

@@ -1,33 +1,24 @@
 """The course in JupyterLab as a reader sees it: opened in a browser, run, and touched.
 
-`python -m d2lres lab` serves a copy of the clone; headless Chromium opens a chapter and runs all of
-its cells. Pictures of what went wrong are kept in build/browser.
+`python -m d2lres lab` serves a copy of the clone; headless Chromium opens a notebook and runs all of
+its cells. A picture of each page as it was in the end is kept in build/browser.
 """
 
 import os
-import re
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import nbformat
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-KEPT = ROOT / "build" / "browser"
-CI = os.environ.get("CI") == "true"
+KEPT = Path(__file__).resolve().parent.parent / "build" / "browser"
+WANTED = os.environ.get("CI") == "true" or os.environ.get("D2LRES_BROWSER")
 MINUTE = 60_000  # milliseconds, as Playwright counts
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(sys.platform != "linux", reason="CI has its browser on Linux"),
-    pytest.mark.skipif(
-        not (CI or os.environ.get("D2LRES_BROWSER")),
-        reason="runs two chapters in a browser, for minutes: D2LRES_BROWSER=1",
-    ),
+    pytest.mark.skipif(not WANTED, reason="needs Chromium: D2LRES_BROWSER=1 runs it"),
 ]
 
 # Watches for progress bars: they come and go between two looks of a test.
@@ -39,132 +30,96 @@ WATCH = """() => {
     }))).observe(document.body, {childList: true, subtree: true});
 }"""
 # Every code cell has run when each has a number, and none the star of a cell that waits.
-DONE = """() => {
+DONE = """cells => {
     const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')];
-    return prompts.length > 5 && prompts.every(prompt => /\\[\\d+\\]/.test(prompt.textContent));
+    return prompts.length == cells && prompts.every(it => /\\[\\d+\\]/.test(it.textContent));
 }"""
-ERROR = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']"
-STDERR = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']"
+REDRAWN = "before => (document.querySelector('.widget-interact img')?.src ?? before) != before"
+MESSAGE = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.{}']"
+SLIDERS = """
+from d2lres import figures
+
+def profile(depth, batch_norm, shortcut):
+    norms = [10 ** (layer / depth) for layer in range(depth)]
+    curves = {("residual" if shortcut else "plain", depth): norms}
+    return figures.lines(curves, "layer", "gradient norm", log="y", title=f"BN: {batch_norm}")
+
+figures.interactive(profile, depth=(8, 20, 110), batch_norm=(False, True), shortcut=(True, False))
+"""
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(tmp_path_factory, clone, served):
     """Address and token of a JupyterLab started as `make lab` does it, in a copy of the clone."""
-    base = tmp_path_factory.mktemp("lab")
-    clone, settings = base / "clone", base / "settings"
-    for name in ("d2lres", "assets", "notebooks"):
-        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+    config = tmp_path_factory.mktemp("lab")
     # Lab leaves cells out of the page that are out of sight; the test wants to see them all.
-    tracker = settings / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
-    tracker.parent.mkdir(parents=True)
-    tracker.write_text('{"windowingMode": "none"}')
+    settings = config / "lab/user-settings/@jupyterlab/notebook-extension"
+    settings.mkdir(parents=True)
+    (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("D2LRES_", "DISPLAY"))}
-    environment |= {
-        "PYTHONPATH": str(clone),
-        "JUPYTERLAB_SETTINGS_DIR": str(settings),
-        "JUPYTER_CONFIG_DIR": str(base / "config"),
-        "JUPYTER_RUNTIME_DIR": str(base / "runtime"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(base / "workspaces"),
-        "IPYTHONDIR": str(base / "ipython"),
-    }
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "d2lres", "lab", "--", f"--port={port}", "--no-browser"]
-    log = base / "lab.log"
-    with log.open("w") as out:
-        server = subprocess.Popen(
-            command, cwd=clone, env=environment, stdout=out, stderr=out, start_new_session=True
-        )
-    try:
-        for _ in range(120):
-            found = re.search(rf"http://127\.0\.0\.1:{port}/lab\S*\?token=(\w+)", log.read_text())
-            if found or server.poll() is not None:
-                break
-            time.sleep(1)
-        assert found, log.read_text()
-        yield f"http://127.0.0.1:{port}", found[1]
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGTERM)
-        server.wait(60)
+    environment |= {"PYTHONPATH": str(clone), "JUPYTER_CONFIG_DIR": str(config)}
+    environment |= {"JUPYTER_RUNTIME_DIR": str(config), "IPYTHONDIR": str(config)}
+    command = [sys.executable, "-m", "d2lres", "lab", "--", "--no-browser"]
+    with served(command, clone, environment, config / "lab.log") as (address, _, token):
+        yield address, token
 
 
-@pytest.fixture(scope="module")
-def browser():
-    missing = pytest.fail if CI else pytest.skip
-    try:
-        from playwright.sync_api import Error, sync_playwright
-    except ImportError:
-        missing("playwright is not installed: make test installs it")
+@pytest.fixture
+def page(request):
+    from playwright.sync_api import sync_playwright
+
     installed = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
-        except Error as error:
-            missing(f"no browser: install chromium, or run 'playwright install chromium' ({error})")
-        yield browser
+        browser = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 1400})
+        yield page
+        page.screenshot(path=KEPT / f"{request.node.name}.png")
         browser.close()
 
 
-@contextmanager
-def after_run_all(browser, lab, chapter):
-    """The page of a chapter whose cells have all run; a failure leaves its picture behind."""
+def run_all_and_check(page, lab, notebook: Path):
+    """Opens the notebook and runs all of its cells; then what must be true of every notebook."""
     address, token = lab
-    page = browser.new_page(viewport={"width": 1200, "height": 1400})
-    try:
-        page.goto(f"{address}/lab/tree/notebooks/{chapter}.ipynb?reset&token={token}")
-        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=2 * MINUTE)
-        page.wait_for_selector("text=/\\| Idle/", timeout=2 * MINUTE)  # else the command is lost
-        page.evaluate(WATCH)
-        page.click("text=Run >> nth=0")
-        page.click("text=Run All Cells >> nth=0")
-        page.wait_for_selector("text='[*]:'", timeout=MINUTE)  # the numbers before are the build's
-        page.wait_for_function(DONE, timeout=5 * MINUTE)
-        page.wait_for_selector("text=/\\| Idle/", timeout=MINUTE)
-        yield page
-    except BaseException:
-        KEPT.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=KEPT / f"{chapter}.png")
-        raise
-    finally:
-        page.close()
+    cells = nbformat.read(notebook, nbformat.NO_CONVERT).cells
+    page.goto(f"{address}/lab/tree/notebooks/{notebook.name}?reset&token={token}")
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=2 * MINUTE)
+    page.wait_for_selector("text=/\\| Idle/", timeout=2 * MINUTE)  # else the command is lost
+    page.evaluate(WATCH)
+    page.click("text=Run >> nth=0")
+    page.click("text=Run All Cells >> nth=0")
+    page.wait_for_selector("text='[*]:'", timeout=MINUTE)  # the numbers before are the build's
+    code = sum(cell.cell_type == "code" for cell in cells)
+    page.wait_for_function(DONE, arg=code, timeout=5 * MINUTE)
+    page.wait_for_selector("text=/\\| Idle/", timeout=MINUTE)
+    check(page)
 
 
 def check(page):
-    """What must be true of every chapter that was run."""
-    assert page.locator(ERROR).all_inner_texts() == []
-    assert page.locator(STDERR).all_inner_texts() == []
+    assert page.locator(MESSAGE.format("error")).all_inner_texts() == []
+    assert page.locator(MESSAGE.format("stderr")).all_inner_texts() == []
     pictures = page.locator(".jp-OutputArea-output img")
-    alts = [pictures.nth(i).get_attribute("alt") or "" for i in range(pictures.count())]
-    assert alts and all(len(alt) > 20 for alt in alts), alts
-    sizes = pictures.evaluate_all("all => all.map(img => img.naturalWidth)")
-    assert min(sizes) > 100, sizes
-    assert page.evaluate("window.bars") > 0, "no progress bar appeared"
+    seen = pictures.evaluate_all("all => all.map(img => [img.alt, img.naturalWidth])")
+    assert seen and all(len(alt) > 20 and width > 100 for alt, width in seen), seen
     assert page.locator(".widget-hprogress:visible").count() == 0, "a progress bar stayed"
     text = page.locator(".jp-Notebook").inner_text()
     assert "Error displaying widget" not in text and "HBox(" not in text
 
 
-def test_chapter_00_runs_in_jupyterlab(browser, lab):
-    with after_run_all(browser, lab, "00_start_here") as page:
-        check(page)
+def test_chapter_00_runs_in_jupyterlab_and_its_progress_bars_come_and_go(page, lab, clone):
+    run_all_and_check(page, lab, clone / "notebooks/00_start_here.ipynb")
+    assert page.evaluate("window.bars") > 0, "no progress bar appeared"
 
 
-def test_chapter_04_runs_in_jupyterlab_and_its_sliders_redraw_the_picture(browser, lab):
-    with after_run_all(browser, lab, "04_gradient_flow") as page:
-        check(page)
-        picture = page.locator(".widget-interact img").first
-        before = picture.get_attribute("src"), picture.get_attribute("alt")
-        handle = page.locator(".noUi-handle").first
-        handle.scroll_into_view_if_needed()
-        handle.focus()
-        page.keyboard.press("ArrowLeft")  # as a reader without a mouse moves it
-        for _ in range(300):
-            after = picture.get_attribute("src", timeout=MINUTE), picture.get_attribute("alt")
-            if after[0] != before[0]:
-                break
-            time.sleep(0.1)
-        assert after[0] != before[0], "the slider moved and the picture stayed"
-        assert after[1] != before[1], "the new picture has the old one's description"
-        check(page)
+def test_a_slider_moved_by_the_keyboard_redraws_the_picture_and_its_description(page, lab, clone):
+    notebook = nbformat.read(clone / "notebooks/00_start_here.ipynb", nbformat.NO_CONVERT)
+    notebook.cells = [nbformat.v4.new_code_cell(code) for code in ("import d2lres", SLIDERS)]
+    nbformat.write(notebook, clone / "notebooks/sliders.ipynb")
+    run_all_and_check(page, lab, clone / "notebooks/sliders.ipynb")
+    picture, handle = page.locator(".widget-interact img").first, page.locator(".noUi-handle").first
+    before, description = picture.get_attribute("src"), picture.get_attribute("alt")
+    handle.scroll_into_view_if_needed()
+    handle.focus()
+    page.keyboard.press("ArrowLeft")  # as a reader without a mouse moves it
+    page.wait_for_function(REDRAWN, arg=before, timeout=MINUTE)
+    assert picture.get_attribute("alt") != description
+    check(page)

@@ -1,6 +1,5 @@
 """The command line: its options, its files, its exit codes, and what torchrun makes of it."""
 
-import json
 import os
 import re
 import signal
@@ -23,10 +22,6 @@ TINY = ["--model", "cifar_resnet", "--depth", "8", "--width", "2", "--size", "6"
 
 def train(*options):
     return main(["train", *TINY, *options])
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 # Options
@@ -72,7 +67,7 @@ def test_every_option_has_a_help_text(capsys):
     entries = re.findall(r"^  (--[\w-]+)(.*?)(?=^  -|\Z)", text, re.MULTILINE | re.DOTALL)
     assert " ".join(name for name, _ in entries) == (
         "--model --depth --width --data --subset --root --size --epochs --batch-size --lr --augment "
-        "--label-smoothing --seed --device --mixed-precision --threads --checkpoint --history"
+        "--label-smoothing --seed --device --mixed-precision --threads --checkpoint"
     )
     for name, rest in entries:
         assert len(re.sub(r"\{.*?\}|[A-Z_]{4,}", "", rest).split()) >= 2, name
@@ -113,60 +108,38 @@ def test_the_options_reach_fit(monkeypatch, tmp_path):
     assert called["model"].conv1.out_channels == 2
 
 
-# History and checkpoint
+# What is shown and kept
 
 
-def test_the_history_has_one_line_an_epoch_and_each_is_shown(tmp_path, capsys):
-    file = tmp_path / "run.jsonl"
-    assert train("--epochs", "2", "--history", str(file)) == 0
+def test_each_epoch_is_shown_in_a_line(capsys, tmp_path):
+    file = tmp_path / "run.pt"
+    assert train("--epochs", "2", "--checkpoint", str(file)) == 0
     out, err = capsys.readouterr()
     header, *epochs = out.splitlines()
     assert err == "" and re.fullmatch(
         r"cifar_resnet: [\d,]+ parameters, 6,000 images, processes: 1, device: \w+", header
     )
-    for number, (shown, epoch) in enumerate(zip(epochs, lines(file), strict=True), start=1):
-        assert list(epoch) == ["epoch", "loss", "accuracy", "test_loss", "test_accuracy", "seconds"]
-        assert epoch["epoch"] == number
-        assert shown.startswith(f"epoch {number}/2  loss {epoch['loss']:.3f}  accuracy ")
+    history = load_checkpoint(file)["history"]
+    for number, (shown, loss) in enumerate(zip(epochs, history.loss, strict=True), start=1):
+        assert shown.startswith(f"epoch {number}/2  loss {loss:.3f}  accuracy ")
         assert shown.endswith(" images/s")
     assert len(epochs) == 2
 
 
-def timeless(path):
-    return [{**line, "seconds": 0} for line in lines(path)]
+def test_a_stopped_run_goes_on_to_what_an_uninterrupted_one_gives(tmp_path, capsys, monkeypatch):
+    def run(name, seed="1"):
+        file = tmp_path / name
+        status = train("--epochs", "3", "--seed", seed, "--checkpoint", str(file))
+        return status, load_checkpoint(file)["history"].loss
 
-
-def test_the_same_seed_gives_the_same_history(tmp_path):
-    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        train("--epochs", "1", "--history", str(tmp_path / name), "--seed", seed)
-    assert timeless(tmp_path / "a") == timeless(tmp_path / "b") != timeless(tmp_path / "c")
-
-
-def test_the_history_of_a_resumed_run_has_every_epoch_once(tmp_path, capsys, monkeypatch):
-    file, whole = tmp_path / "run.jsonl", tmp_path / "whole.jsonl"
-    options = ["--epochs", "3", "--checkpoint", str(tmp_path / "run.pt"), "--history", str(file)]
     with monkeypatch.context() as patch:
         interrupt(patch, 2 * 47 + 1)
-        assert train(*options) == 130
-    assert "run.pt keeps every finished epoch" in capsys.readouterr().err
-    first = file.read_text()
-    assert first.count("\n") == 2
-    file.write_text(first.splitlines(keepends=True)[0])  # a crash kept the second line out
-    assert train(*options) == 0
-    assert file.read_text().startswith(first)
-    train("--epochs", "3", "--history", str(whole))
-    assert timeless(file) == timeless(whole)
+        assert run("a")[0] == 130
+    assert "a keeps every finished epoch" in capsys.readouterr().err
+    assert run("a") == run("b") != run("c", seed="2")
     capsys.readouterr()
-    assert train(*options) == 0  # nothing is left to do
-    assert len(lines(file)) == 3 and "epoch " not in capsys.readouterr().out
-
-
-def test_a_history_of_another_run_is_left_alone(tmp_path, capsys):
-    file = tmp_path / "run.jsonl"
-    file.write_text('{"epoch": 1}\n{"epoch": 2}\n')
-    assert train("--epochs", "1", "--history", str(file)) == 1
-    assert "run.jsonl holds 2 epochs and this run has done 0: choose" in capsys.readouterr().err
-    assert file.read_text().count("\n") == 2
+    assert run("a")[0] == 0  # nothing is left to do
+    assert "epoch " not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -174,7 +147,6 @@ def test_a_history_of_another_run_is_left_alone(tmp_path, capsys):
     [
         (["--checkpoint", "run.pt"], "run.pt is not a complete checkpoint"),
         (["--subset", "full", "--root", "nowhere"], "root='nowhere' is not a folder"),
-        (["--history", "missing/run.jsonl"], "missing"),
         (["--lr", "1e38"], "the loss became"),
     ],
 )
@@ -218,13 +190,12 @@ def finish(process):
 
 
 def test_two_processes_run_the_same_command(tmp_path):
-    options = ["--epochs", "2", "--checkpoint", "run.pt", "--history", "run.jsonl"]
+    options = ["--epochs", "2", "--checkpoint", "run.pt"]
     status, out, err = finish(torchrun("-m", "d2lres", "train", *TINY, *options, cwd=tmp_path))
     assert status == 0 and "d2lres" not in err, err
     header, *epochs = out.splitlines()  # of one process only
     assert "processes: 2, device: " in header and len(epochs) == 2
-    assert [line["epoch"] for line in lines(tmp_path / "run.jsonl")] == [1, 2]
-    assert sorted(os.listdir(tmp_path)) == ["run.jsonl", "run.pt"]
+    assert os.listdir(tmp_path) == ["run.pt"]
     assert len(load_checkpoint(tmp_path / "run.pt")["history"].loss) == 2
 
 
@@ -254,32 +225,30 @@ KILLER = """
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_killed_worker_ends_the_job_with_an_error_and_one_process_can_go_on(tmp_path, capsys):
     (tmp_path / "killer.py").write_text(textwrap.dedent(KILLER))
-    options = ["--epochs", "3"]
-    files = ["--checkpoint", str(tmp_path / "run.pt"), "--history", str(tmp_path / "run.jsonl")]
-    status, _, err = finish(torchrun("killer.py", "train", *TINY, *options, *files, cwd=tmp_path))
+    options = ["--epochs", "3", "--checkpoint", str(tmp_path / "run.pt")]
+    status, _, err = finish(torchrun("killer.py", "train", *TINY, *options, cwd=tmp_path))
     assert status not in (0, None)
     assert "exitcode  : -9" in err and "rank      : 1" in err  # torchrun says who and how
     assert "d2lres: process 0 of 2 cannot go on, perhaps because another one has ended" in err
     assert "run.pt keeps every finished epoch, and the same command goes on from there." in err
-    assert sorted(os.listdir(tmp_path)) == ["killer.py", "run.jsonl", "run.pt"]
+    assert sorted(os.listdir(tmp_path)) == ["killer.py", "run.pt"]
     state = load_checkpoint(tmp_path / "run.pt")
     assert len(state["history"].loss) == 1 and next(iter(state["model"])) == "conv1.weight"
-    assert train(*options, *files) == 0
-    assert [line["epoch"] for line in lines(tmp_path / "run.jsonl")] == [1, 2, 3]
+    assert train(*options) == 0
     assert "epoch 2/3" in capsys.readouterr().out
+    assert len(load_checkpoint(tmp_path / "run.pt")["history"].loss) == 3
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
 def test_ctrl_c_on_torchrun_ends_all_and_keeps_the_checkpoint(tmp_path):
-    options = ["--epochs", "500", "--checkpoint", "run.pt", "--history", "run.jsonl"]
+    options = ["--epochs", "500", "--checkpoint", "run.pt"]
     process = torchrun("-m", "d2lres", "train", *TINY, *options, cwd=tmp_path)
     patience = time.monotonic() + 90
-    while not (tmp_path / "run.jsonl").exists() and time.monotonic() < patience:
+    while not (tmp_path / "run.pt").exists() and time.monotonic() < patience:
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     status, _, err = finish(process)
     assert status != 0 and "d2lres: stopped; run.pt keeps every finished epoch" in err, err
-    assert sorted(os.listdir(tmp_path)) == ["run.jsonl", "run.pt"]
-    done = len(load_checkpoint(tmp_path / "run.pt")["history"].loss)
-    assert len(lines(tmp_path / "run.jsonl")) == done < 500
+    assert os.listdir(tmp_path) == ["run.pt"]
+    assert 1 <= len(load_checkpoint(tmp_path / "run.pt")["history"].loss) < 500

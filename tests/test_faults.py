@@ -1,18 +1,21 @@
 """What goes wrong on a learner's machine, played for real: a kernel that is stopped, folders that
-cannot be written, a disk that fills. Faults of one function are in its own tests (test_data,
-test_training)."""
+cannot be written, a disk that fills, a chapter that takes too much memory. Faults of one function
+are in its own tests."""
 
 import os
 import shutil
 import subprocess
 import sys
-import time
-from contextlib import closing
 from pathlib import Path
 
 import nbformat
 import pytest
-from jupyter_client.manager import KernelManager
+import torch
+from nbformat.v4 import new_code_cell, new_notebook
+
+from d2lres.checkpoints import CheckpointError, load_checkpoint
+from d2lres.data import Images
+from d2lres.training import fit
 
 ROOT = Path(__file__).resolve().parent.parent
 POSIX = os.name == "posix"
@@ -23,75 +26,62 @@ AS_OTHERS = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"
 AS_OTHERS = AS_OTHERS if POSIX and os.geteuid() == 0 else []
 
 
-class Kernel:
-    """A kernel as JupyterLab starts it; `run(code)` gives the reply, the text and the errors."""
+def run(*command, cwd, env=ENVIRONMENT):
+    command = [str(word) for word in command]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, encoding="utf-8")
 
-    def __init__(self, folder, environment=ENVIRONMENT, prefix=()):
-        self.manager = KernelManager(kernel_name="python3")
-        command = self.manager.kernel_spec.argv
-        self.manager.kernel_spec.argv = [*prefix, sys.executable, *command[1:]]
-        self.manager.start_kernel(cwd=str(folder), env=environment)
-        self.client = self.manager.client()
-        self.client.start_channels()
-        self.client.wait_for_ready(timeout=120)
 
-    def run(self, code, on_text=None):
-        text = []
+def run_cells(cells, folder, environment, prefix=()):
+    """Runs the cells in one kernel, started in the new `folder`; prefix: what starts the process."""
+    folder.mkdir()
+    cells = [nbformat.from_dict(cell | {"id": f"cell-{i}"}) for i, cell in enumerate(cells)]
+    nbformat.write(new_notebook(cells=cells), folder.parent / "cells.ipynb")
+    command = [*prefix, sys.executable, ROOT / "tests/run_alone.py", "../cells.ipynb", "../out"]
+    done = run(*command, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert not list(folder.iterdir()), "the cells left files"
 
-        def output(message):
-            kind, content = message["msg_type"], message["content"]
-            text.append(content.get("text") or content.get("data", {}).get("text/plain") or "")
-            if kind == "stream" and on_text:
-                on_text(content["text"])
 
-        reply = self.client.execute_interactive(code, timeout=300, output_hook=output)["content"]
-        return reply, "".join(text)
+SLOW_TRAINING = """
+import os, signal, threading, time, torch
+from d2lres.data import Images
+from d2lres.training import fit
 
-    def close(self):
-        self.client.stop_channels()
-        self.manager.shutdown_kernel(now=True)
+steps = []
+
+def press_stop():  # what Jupyter sends to the kernel
+    steps.append(time.perf_counter())
+    os.killpg(os.getpgid(0), signal.SIGINT)
+
+def be_slow(*args):
+    steps.append(time.perf_counter())
+    if len(steps) == 10:
+        threading.Timer(0.02, press_stop).start()
+    time.sleep(0.05)
+
+train = Images(torch.zeros(40, 1, 6, 6, dtype=torch.uint8), torch.arange(40) % 10)
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 10))
+slow = model.register_forward_hook(be_slow)
+history = fit(model, train, epochs=10_000, batch_size=10)
+assert history.interrupted and len(history.loss) > 1, history
+assert time.perf_counter() - steps[10] < 10
+"""
 
 
 @posix_only
 def test_the_stop_button_ends_training_with_the_history_and_the_kernel_goes_on(tmp_path):
     """With the progress bar on, as readers have it."""
     environment = {k: v for k, v in ENVIRONMENT.items() if k != "D2LRES_PROGRESS"}
-    with closing(Kernel(tmp_path, environment | {"OMP_NUM_THREADS": "1"})) as kernel:
-        kernel.run(
-            "import time, torch\n"
-            "from d2lres.data import Images\n"
-            "from d2lres.training import fit\n"
-            "y = torch.arange(40) % 10\n"
-            "train = Images(torch.zeros(40, 1, 6, 6, dtype=torch.uint8), y)\n"
-            "model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 10))\n"
-            "slow = model.register_forward_hook(lambda *args: time.sleep(0.05))\n"
-            "seen = model.register_forward_hook(lambda *args: print('training', flush=True))"
-        )
-        stopped = []
-
-        def stop(text):
-            if "training" in text and not stopped:
-                stopped.append(time.perf_counter())
-                kernel.manager.interrupt_kernel()
-
-        code = (
-            "history = fit(model, train, epochs=10_000, batch_size=10)\nprint(history.interrupted)"
-        )
-        reply, text = kernel.run(code, on_text=stop)
-        assert reply["status"] == "ok" and text.endswith("True\n"), (reply, text)
-        assert time.perf_counter() - stopped[0] < 10
-        again = "slow.remove(); seen.remove()\nprint(fit(model, train, epochs=1).interrupted)"
-        reply, text = kernel.run(again)
-        assert reply["status"] == "ok" and text.endswith("False\n"), (reply, text)
+    again = "slow.remove()\nassert not fit(model, train, epochs=1).interrupted"
+    cells = [new_code_cell(SLOW_TRAINING), new_code_cell(again)]
+    run_cells(cells, tmp_path / "folder", environment | {"OMP_NUM_THREADS": "1"})
 
 
 @pytest.fixture
-def read_only(tmp_path):
+def read_only(clone, tmp_path):
     """A copy of the repository and an empty home, in neither of which anything can be written."""
-    home, clone = tmp_path / "home", tmp_path / "clone"
+    home = tmp_path / "home"
     home.mkdir()
-    for name in ("d2lres", "assets", "notebooks"):
-        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
     everything = [home, clone, *clone.rglob("*")]
     for path in everything:
         path.chmod(0o555 if path.is_dir() else 0o444)
@@ -100,119 +90,84 @@ def read_only(tmp_path):
         path.chmod(0o755)
 
 
-def run_all(kernel, notebook: Path) -> None:
-    for cell in nbformat.read(notebook, nbformat.NO_CONVERT).cells:
-        if cell.cell_type == "code":
-            expected = "error" if "raises-exception" in cell.metadata.get("tags", []) else "ok"
-            reply, _ = kernel.run(cell.source)
-            assert reply["status"] == expected, (cell.source, reply)
+CANNOT_WRITE = """
+import pytest
+from d2lres import data
+from d2lres.checkpoints import CheckpointError
+from d2lres.training import fit
 
-
-@posix_only
-@pytest.mark.skipif(bool(AS_OTHERS) and not shutil.which(AS_OTHERS[0]), reason="root, no setpriv")
-def test_a_read_only_clone_and_home_run_chapter_00_twice_and_name_what_they_cannot_write(read_only):
-    home, clone = read_only
-    environment = ENVIRONMENT | {"HOME": str(home), "PYTHONPATH": str(clone)}
-    environment = {k: v for k, v in environment.items() if not k.startswith(("XDG_", "D2LRES_C"))}
-    files = sorted(path for folder in read_only for path in folder.rglob("*"))
-    # Jupyter itself needs a place for its own files; the course must not.
-    environment |= {"JUPYTER_RUNTIME_DIR": str(home.parent), "IPYTHONDIR": str(home.parent)}
-    with closing(Kernel(clone / "notebooks", environment, AS_OTHERS)) as kernel:
-        reply, _ = kernel.run("open('new', 'w')")
-        assert reply.get("ename") == "PermissionError", (
-            "the clone can be written: nothing is tested"
-        )
-        for _ in range(2):
-            run_all(kernel, ROOT / "notebooks/00_start_here.ipynb")
-        reply, _ = kernel.run(
-            "from d2lres import data\ndata.SYSTEM_FOLDERS = ()\nfashion_mnist('full')"
-        )
-        assert "the cache" in reply["evalue"] and "is not writable" in reply["evalue"], reply
-        assert "D2LRES_CACHE names another folder" in reply["evalue"]
-        reply, _ = kernel.run("fit(plain, train[:64], epochs=1, checkpoint='run.pt')")
-        assert reply["ename"] == "CheckpointError", reply
-        assert "could not write the checkpoint run.pt" in reply["evalue"]
-        assert "choose a folder that you may write to and that has room" in reply["evalue"]
-    assert sorted(path for folder in read_only for path in folder.rglob("*")) == files
-
-
-def test_a_chapter_runs_twice_in_one_kernel_that_was_started_in_another_folder(tmp_path):
-    with closing(Kernel(tmp_path)) as kernel:
-        for _ in range(2):
-            run_all(kernel, ROOT / "notebooks/02_residual_block.ipynb")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def gigabyte():
-    """What to put before a command so that it may use 1 GB of memory, the files it maps included,
-    and a function that tells the most it has used. Needs Linux and the rights of root."""
-    groups = Path("/sys/fs/cgroup")
-    v2 = (groups / "cgroup.controllers").exists()
-    group = (groups if v2 else groups / "memory") / f"d2lres-{os.getpid()}"
-    limit, peak = ("max", "peak") if v2 else ("limit_in_bytes", "max_usage_in_bytes")
-    try:
-        group.mkdir()
-        (group / f"memory.{limit}").write_text(str(2**30))
-    except OSError as error:
-        if group.exists():
-            group.rmdir()
-        pytest.skip(f"memory cannot be limited here: {error}")
-    join = f'echo $$ > {group}/cgroup.procs && exec "$0" "$@"'
-    yield ["sh", "-c", join], lambda: int((group / f"memory.{peak}").read_text())
-    group.rmdir()
-
-
-@pytest.mark.parametrize("chapter", ["01_degradation", "02_residual_block", "03_resnet18"])
-def test_chapters_01_to_03_run_in_a_gigabyte_of_memory(chapter, gigabyte, tmp_path):
-    prefix, peak = gigabyte
-    with closing(Kernel(tmp_path, prefix=prefix)) as kernel:
-        run_all(kernel, ROOT / f"notebooks/{chapter}.ipynb")
-        assert 2**28 < peak() <= 2**30, "the kernel did not run within the limit"
-
-
-FULL_DISK = """
-import resource, sys, torch
-from d2lres.data import Images
-from d2lres.training import CheckpointError, fit, load_checkpoint
-
-train = Images(torch.zeros(40, 1, 6, 6, dtype=torch.uint8), torch.arange(40) % 10)
-
-def run(epochs, stop_after=None):
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 10))
-    hooks = []
-    def full(module, args):
-        if module.training:
-            hooks.append(1)
-            if len(hooks) == stop_after:  # the next file ends after 1000 bytes
-                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-    model.register_forward_pre_hook(full)
-    return fit(model, train, epochs=epochs, batch_size=40, checkpoint="run.pt")
-
-try:
-    run(3, stop_after=2)
-except CheckpointError as error:
-    print(error)
-print("epochs kept:", len(load_checkpoint("run.pt")["history"].loss))
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-print("epochs in the end:", len(run(3).loss))
+with pytest.raises(PermissionError):  # or nothing is shown
+    open(d2lres.__file__, "a")
+data.SYSTEM_FOLDERS = ()
+with pytest.raises(data.DataError) as caught:
+    data.fashion_mnist("full")
+assert "the cache" in str(caught.value) and "is not writable" in str(caught.value)
+assert "D2LRES_CACHE names another folder" in str(caught.value)
+linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(10))
+with pytest.raises(CheckpointError) as caught:
+    fit(linear, data.fashion_mnist()[0][:64], epochs=1, checkpoint="run.pt")
+assert "could not write the checkpoint run.pt" in str(caught.value)
+assert "choose a folder that you may write to and that has room" in str(caught.value)
 """
 
 
 @posix_only
+@pytest.mark.skipif(bool(AS_OTHERS) and not shutil.which(AS_OTHERS[0]), reason="root, no setpriv")
+def test_a_chapter_runs_twice_where_clone_and_home_are_read_only_and_leaves_nothing(
+    read_only, tmp_path
+):
+    """In one kernel, first in the folder that it was started in, then beside the notebook; then
+    what cannot be written is named with the remedy."""
+    home, clone = read_only
+    files = sorted(path for folder in read_only for path in folder.rglob("*"))
+    environment = ENVIRONMENT | {"HOME": str(home), "PYTHONPATH": str(clone)}
+    environment = {k: v for k, v in environment.items() if not k.startswith(("XDG_", "D2LRES_C"))}
+    # Jupyter itself needs a place for its own files; the course must not.
+    environment |= {"JUPYTER_RUNTIME_DIR": str(tmp_path), "IPYTHONDIR": str(tmp_path)}
+    chapter = nbformat.read(clone / "notebooks/02_residual_block.ipynb", nbformat.NO_CONVERT)
+    move = f"import os; os.chdir({str(clone / 'notebooks')!r})"
+    cells = [*chapter.cells, new_code_cell(move), *chapter.cells, new_code_cell(CANNOT_WRITE)]
+    run_cells(cells, tmp_path / "elsewhere", environment, AS_OTHERS)
+    assert sorted(path for folder in read_only for path in folder.rglob("*")) == files
+
+
 def test_a_disk_that_fills_during_training_is_named_and_costs_no_finished_epoch(tmp_path):
-    """The process may write 1,000 bytes to a file from the second epoch on; Linux then says no."""
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK],
-        cwd=tmp_path,
-        env=ENVIRONMENT | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    said, kept, end = done.stdout.splitlines() or [done.stderr, "", ""]
-    assert "could not write the checkpoint run.pt" in said, said
-    assert said.endswith("has room; the model keeps what it has learned.")
-    assert (kept, end) == ("epochs kept: 1", "epochs in the end: 3")
+    """The process may write 1,000 bytes to a file from the second epoch on."""
+    resource = pytest.importorskip("resource", reason="limits of POSIX")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    train = Images(torch.zeros(40, 1, 6, 6, dtype=torch.uint8), torch.arange(40) % 10)
+    path, steps = tmp_path / "run.pt", []
+
+    def fill(module, args):
+        steps.append(1)
+        if len(steps) == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+
+    def train_three_epochs():
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 10))
+        model.register_forward_pre_hook(fill)
+        return fit(model, train, epochs=3, batch_size=40, checkpoint=path)
+
+    try:
+        with pytest.raises(CheckpointError) as caught:
+            train_three_epochs()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert f"could not write the checkpoint {path}" in str(caught.value)
+    assert str(caught.value).endswith("has room; the model keeps what it has learned.")
+    assert len(load_checkpoint(path)["history"].loss) == 1
+    assert len(train_three_epochs().loss) == 3
     assert os.listdir(tmp_path) == ["run.pt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells how much a process has held")
+def test_a_notebook_that_takes_more_memory_than_promised_fails_at_the_cell(tmp_path):
+    shutil.copy2(ROOT / "conftest.py", tmp_path)
+    cells = map(new_code_cell, ("a = 1", "b = b'x' * 200_000_000", "c = 3"))
+    nbformat.write(new_notebook(cells=list(cells)), tmp_path / "greedy.ipynb")
+    options = ["--nbval", "--nbval-current-env", "-rA", "-o", "notebook_memory=200"]
+    said = run(sys.executable, "-m", "pytest", *options, cwd=tmp_path).stdout
+    assert "1 failed, 2 passed" in said, said
+    assert "FAILED greedy.ipynb::Cell 1" in said
+    assert "the kernel held 2" in said and "MB, which is more than 200" in said

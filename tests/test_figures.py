@@ -1,8 +1,12 @@
 """The pictures: alt text, nothing clipped, legible, colours that anyone can tell apart."""
 
 import base64
+import io
 import subprocess
 import sys
+from html import escape
+from itertools import combinations
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,42 +14,30 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import Collection
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
+from PIL import Image
+from test_make_pictures import make_pictures
 
 from d2lres import figures
+from d2lres.figures import confusion, depth_summary, images, learning_curves, lines, stacked
+from d2lres.records import asset
 
 
 def history(end, epochs=6):
     loss = np.geomspace(2.3, end, epochs)
-    accuracy = np.exp(-loss)
-    return SimpleNamespace(
-        loss=list(loss),
-        accuracy=list(accuracy),
-        test_loss=list(loss + 0.1),
-        test_accuracy=list(accuracy - 0.05),
-        seconds=[1.0] * epochs,
-    )
+    return SimpleNamespace(loss=loss, accuracy=np.exp(-loss), test_accuracy=np.exp(-loss) - 0.05)
 
 
-ENDS = {
-    ("plain", 8): 0.56,
-    ("plain", 20): 0.75,
-    ("plain", 56): 1.6,
-    ("residual", 8): 0.55,
-    ("residual", 20): 0.49,
-    ("residual", 56): 0.5,
-}
-RUNS = {f"{kind} {depth}": history(end) for (kind, depth), end in ENDS.items()}
-SEEDS = {
-    name: [history(end * (1 + 0.1 * s)) for s in range(3)]
-    for name, end in (("plain-56", 1.6), ("residual-56", 0.5))
-}
+NETS = [(kind, depth) for kind in ("plain", "residual") for depth in (8, 20, 56)]
+ENDS = dict(zip(NETS, (0.56, 0.75, 1.6, 0.55, 0.49, 0.5)))
+RUNS = {net: history(end) for net, end in ENDS.items()}
+SEEDS = {net: [history(ENDS[net] * s) for s in (1, 1.1, 1.2)] for net in NETS[2::3]}
+POWERS = {(kind, n): np.geomspace(10.0**n, 1e-3, 9) for n in (3, 9) for kind in figures.KINDS}
 PIXELS = torch.arange(10 * 28 * 28).remainder(256).to(torch.uint8).reshape(10, 1, 28, 28)
-CLASSES = tuple("abcdefgh") + ("Sneaker", "Ankle boot")
+CLASSES = (*"abcdefgh", "Sneaker", "Ankle boot")
 DATA = SimpleNamespace(images=PIXELS, labels=torch.arange(10) % 2, classes=("Ankle boot", "Bag"))
 PARTS = {
     "data": {"other": 0.2},
@@ -53,47 +45,28 @@ PARTS = {
     "backward": {"convolution": 45.0, "batch norm": 9.0, "ReLU": 4.0, "other": 1.0},
     "update": {"other": 9.0},
 }
+ERROR = {"error": ([4, 8, 16], [1.0, 0.5, 0.25])}
+LONG = ["Ankle boot\nnot T-shirt/top"] * 10
 COUNTS = np.diag([190] * 10) + np.diag([1000] * 9, k=1)
 
-FIGURES = {
-    "block": lambda: figures.block(),
-    "block with 1x1": lambda: figures.block(use_1x1conv=True),
-    "blocks": figures.blocks,
-    "resnet18": figures.resnet18,
-    "function_classes": figures.function_classes,
-    "curves": lambda: figures.learning_curves(RUNS, title="Six nets"),
-    "curves of seeds": lambda: figures.learning_curves(SEEDS, "test_error"),
-    "curves, log": lambda: figures.learning_curves(SEEDS, log=True),
-    "curves, one epoch": lambda: figures.learning_curves({"plain 8": history(1, epochs=1)}),
-    "curves, others": lambda: figures.learning_curves({"SGD": history(1), "Adam": history(2)}),
-    "depths": lambda: figures.depth_summary({key: [e, 1.1 * e] for key, e in ENDS.items()}),
-    "depths, log": lambda: figures.depth_summary({k: [e] for k, e in ENDS.items()}, log=True),
-    "paths": figures.paths,
-    "paths, four": lambda: figures.paths(4),
-    "lines": lambda: figures.lines({"plain": [1, 2, 4], "residual": [1, 1, 2]}, "step", "loss"),
-    "lines, 12 powers": lambda: figures.lines(
-        {
-            f"{kind}-{n}": np.geomspace(10.0**n, 1e-3, 9)
-            for n in (3, 9)
-            for kind in ("plain", "residual")
-        },
-        "layer",
-        "gradient norm",
-        "Norms",
-        log="y",
-    ),
-    "lines, log-log": lambda: figures.lines(
-        {"error": ([4, 8, 16], [1.0, 0.5, 0.25])}, "layers", "distance", log="xy", ylim=(0.01, 10)
-    ),
-    "stacked": lambda: figures.stacked(PARTS, "share of a step (%)"),
-    "stacked, titled": lambda: figures.stacked({"only": {"one": 0.001}}, "seconds", "One bar"),
-    "confusion": lambda: figures.confusion(COUNTS, CLASSES),
-    "confusion, titled": lambda: figures.confusion(COUNTS[:2, :2], CLASSES[:2], "Two classes"),
-    "images": lambda: figures.images(DATA),
-    "images, floats": lambda: figures.images(PIXELS[:3].float() / 255 - 0.5),
-    "images, predictions": lambda: figures.images(
-        PIXELS, ["Ankle boot\nnot T-shirt/top"] * 10, columns=4, correct=[True, False] * 5
-    ),
+FIGURES = {draw.__name__: draw for draw in make_pictures.PICTURES} | {
+    "curves": lambda: learning_curves(RUNS, title="Six nets"),
+    "curves of seeds": lambda: learning_curves(SEEDS, "test_error"),
+    "curves, log": lambda: learning_curves(SEEDS, log=True),
+    "curves, one epoch": lambda: learning_curves({("plain", 8): history(1, epochs=1)}),
+    "depths": lambda: depth_summary({net: [end, 1.1 * end] for net, end in ENDS.items()}),
+    "depths, log": lambda: depth_summary({net: [end] for net, end in ENDS.items()}, log=True),
+    "lines": lambda: lines({("plain",): [1, 2, 4], ("residual",): [1, 1, 2]}, "step", "loss"),
+    "lines, 12 powers": lambda: lines(POWERS, "layer", "gradient norm", "Norms", log="y"),
+    "lines, log-log": lambda: lines(ERROR, "layers", "distance", log="xy", ylim=(0.01, 10)),
+    "lines that end together": lambda: lines({f"net {c}": [2, 1] for c in "abcdefgh"}, "x", "y"),
+    "stacked": lambda: stacked(PARTS, "share of a step (%)"),
+    "stacked, titled": lambda: stacked({"only": {"one": 0.001}}, "seconds", "One bar"),
+    "confusion": lambda: confusion(COUNTS, CLASSES),
+    "confusion, titled": lambda: confusion(COUNTS[:2, :2], CLASSES[:2], "Two classes"),
+    "images": lambda: images(DATA),
+    "images, floats": lambda: images(PIXELS[:3].float() / 255 - 0.5),
+    "images, predictions": lambda: images(PIXELS, LONG, columns=4, correct=[True, False] * 5),
 }
 
 
@@ -106,86 +79,58 @@ def fig(request):
 
 def written(fig):
     """The texts that are really drawn, not the ticks beyond the ends of an axis."""
-    inside = []
+    hidden = set()
     for ax in fig.axes:
         for axis in (ax.xaxis, ax.yaxis):
             low, high = sorted(axis.get_view_interval())
             for tick in axis.get_major_ticks() + axis.get_minor_ticks():
                 if not low <= tick.get_loc() <= high or not ax.axison:
-                    inside += [tick.label1, tick.label2]
-    hidden = set(map(id, inside))
-    texts = fig.findobj(Text)
-    return [t for t in texts if t.get_text() and t.get_visible() and id(t) not in hidden]
+                    hidden |= {tick.label1, tick.label2}
+    return [t for t in fig.findobj(Text) if t.get_text() and t.get_visible() and t not in hidden]
 
 
-def test_every_figure_has_alt_text(fig):
-    assert isinstance(fig, Figure)
-    assert len(fig.alt) >= 40
-    assert "\n" not in fig.alt
-
-
-def test_no_text_is_clipped(fig):
-    page = fig.bbox
-    renderer = fig.canvas.get_renderer()
+def test_a_figure_has_alt_text_a_white_page_that_fits_a_notebook_and_no_small_letters(fig):
+    assert len(fig.alt) >= 40 and "\n" not in fig.alt
+    assert to_rgb(fig.get_facecolor()) == (1, 1, 1)
+    assert (np.asarray(fig.canvas.buffer_rgba())[[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all()
+    assert fig.get_size_inches()[0] * figures.CSS <= 1250
+    assert min((text.get_fontsize() for text in written(fig)), default=10) >= 10
     assert written(fig) or not fig.axes[0].axison
-    for text in written(fig):
-        box = text.get_window_extent(renderer)
-        assert box.x0 >= page.x0 and box.x1 <= page.x1, f"{text.get_text()!r} leaves at a side"
-        assert box.y0 >= page.y0 and box.y1 <= page.y1, f"{text.get_text()!r} leaves above or below"
 
 
-def test_no_drawing_is_clipped(fig):
+def test_nothing_is_clipped(fig):
     for ax in fig.axes:
         for artist in ax.get_children() if not ax.axison else ():
             artist.set_clip_on(False)  # or the box would end where a diagram is cut off
     box = fig.get_tightbbox(fig.canvas.get_renderer())
-    width, height = fig.get_size_inches()
-    assert box.x0 >= -1e-6 and box.y0 >= -1e-6
-    assert box.x1 <= width + 1e-6 and box.y1 <= height + 1e-6
+    assert (box.min >= -1e-6).all() and (box.max <= fig.get_size_inches() + 1e-6).all()
 
 
 def test_no_two_texts_overlap(fig):
     renderer = fig.canvas.get_renderer()
     boxes = [(t.get_text(), Text.get_window_extent(t, renderer)) for t in written(fig)]
-    for i, (one, a) in enumerate(boxes):
-        for other, b in boxes[i + 1 :]:
-            wide = min(a.x1, b.x1) - max(a.x0, b.x0)
-            high = min(a.y1, b.y1) - max(a.y0, b.y0)
-            assert wide < 1 or high < 3, f"{one!r} overlaps {other!r}"  # 3: empty line spacing
+    for (one, a), (other, b) in combinations(boxes, 2):
+        both = a.intersection(a, b)  # 3: empty line spacing
+        assert not both or both.width < 1 or both.height < 3, f"{one!r} overlaps {other!r}"
 
 
-def test_every_text_is_at_least_10_points_and_the_page_fits_a_notebook(fig):
-    assert min((t.get_fontsize() for t in written(fig)), default=10) >= 10
-    assert fig.get_size_inches()[0] * figures.CSS <= 1250
-
-
-def test_the_background_is_white(fig):
-    assert to_rgb(fig.get_facecolor()) == (1, 1, 1)
-    pixels = np.asarray(fig.canvas.buffer_rgba())
-    corners = pixels[[0, 0, -1, -1], [0, -1, 0, -1]]
-    assert (corners == 255).all()
+STYLES = [*figures.KINDS.values(), *figures.OTHERS]
+COLOURS = {colour for colour, _ in STYLES} | set(figures.FILLS)
 
 
 def test_colours_are_greys_or_tints_of_the_palette(fig):
-    palette = [1 - np.array(to_rgb(colour)) for colour in figures.OKABE_ITO.values()]
-    colours, shades = [], {figures._shade(colour) for colour in figures.OKABE_ITO.values()}
-    for text in written(fig):
-        colours += [] if text.get_color() in shades else [text.get_color()]
-    for artist in fig.findobj():
-        if isinstance(artist, Line2D):
-            colours += [artist.get_color(), artist.get_markerfacecolor()]
-        elif isinstance(artist, Patch):
-            colours += [artist.get_facecolor(), artist.get_edgecolor()]
-        assert not isinstance(artist, Collection)  # or this test would overlook its colours
+    palette = [1 - np.array(to_rgb(colour)) for colour in COLOURS]  # with black, hence greys
+    shades = {figures.shade(colour) for colour in COLOURS}
+    colours = [t.get_color() for t in written(fig) if t.get_color() not in shades]
+    for line in fig.findobj(Line2D):
+        colours += [line.get_color(), line.get_markerfacecolor()]
+    for patch in fig.findobj(Patch):
+        colours += [patch.get_facecolor(), patch.get_edgecolor()]
+    assert not fig.findobj(Collection)  # or this test would overlook its colours
     for colour in {to_rgb(c) for c in colours if not isinstance(c, str) or c != "none"}:
         dark = 1 - np.array(colour)  # a tint is the colour mixed with white
-        grey = np.ptp(dark) < 0.01
-        tint = any(
-            np.allclose(dark, dark.max() / full.max() * full, atol=0.01)
-            for full in palette
-            if full.max() >= dark.max() - 0.01
-        )
-        assert grey or tint, colour
+        nearest = [min(1, dark @ full / (full @ full)) * full for full in palette]
+        assert any(np.allclose(dark, tint, atol=0.01) for tint in nearest), colour
 
 
 def linear(colour):
@@ -200,25 +145,18 @@ def contrast(one, other):
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_every_text_stands_out_from_what_is_behind_it(name):
-    figure = FIGURES[name]()
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw(renderer)
-    texts = [(t, to_rgb(t.get_color()), t.get_window_extent(renderer)) for t in written(figure)]
+def test_every_text_stands_out_from_what_is_behind_it(fig):
+    renderer = fig.canvas.get_renderer()
+    texts = [(t, t.get_color(), t.get_window_extent(renderer)) for t in written(fig)]
     for text, _, _ in texts:
         text.set_color("none")
-    figure.canvas.draw()
-    pixels = np.asarray(figure.canvas.buffer_rgba())[::-1, :, :3] / 255
+    fig.canvas.draw()
+    pixels = np.asarray(fig.canvas.buffer_rgba())[::-1, :, :3] / 255
     for text, colour, box in texts:
+        text.set_color(colour)
         behind = pixels[int(box.y0) : int(box.y1) + 1, int(box.x0) : int(box.x1) + 1]
         found = contrast(colour, np.median(behind.reshape(-1, 3), axis=0))
         assert found >= 4.5, f"{text.get_text()!r} has a contrast of {found:.1f}"
-
-
-def test_every_full_line_colour_stands_out_from_white():
-    drawn = [*(colour for colour, _ in figures.KINDS.values()), *(c for c, _ in figures.OTHERS)]
-    assert min(contrast(colour, "white") for colour in drawn) >= 3
 
 
 # How the light of a colour changes for eyes without one kind of cone (Machado et al. 2009).
@@ -238,149 +176,145 @@ def lab(light):
 
 
 @pytest.mark.parametrize("eyes", BLIND)
-def test_kinds_differ_for_every_kind_of_eye_by_colour_and_by_line(eyes):
-    styles = [*figures.KINDS.values(), *figures.OTHERS]
-    for i, (one, line) in enumerate(styles):
-        for other, other_line in styles[i + 1 :]:
-            a, b = (lab(np.array(BLIND[eyes]) @ linear(colour)) for colour in (one, other))
-            assert np.linalg.norm(a - b) > 15, (one, other)
-            assert line != other_line or "#000000" in (one, other)
+def test_kinds_stand_out_from_white_and_differ_for_every_eye_by_colour_and_by_line(eyes):
+    assert min(contrast(colour, "white") for colour, _ in STYLES) >= 3
+    for (one, line), (other, other_line) in combinations(STYLES, 2):
+        a, b = (lab(np.array(BLIND[eyes]) @ linear(colour)) for colour in (one, other))
+        assert np.linalg.norm(a - b) > 15, (one, other)
+        assert line != other_line or figures.BLACK in (one, other)
 
 
-def lines(fig):
+def drawn(fig):
     """The thick line of each run, by the name written at its end."""
-    names = {t.get_text(): t for t in fig.axes[0].texts}
     thick = [line for line in fig.axes[0].lines if line.get_linewidth() > 2]
     ends = {float(line.get_ydata()[-1]): line for line in thick}
-    return {name: ends[float(text.xy[1])] for name, text in names.items()}
+    return {text.get_text(): ends[float(text.xy[1])] for text in fig.axes[0].texts}
 
 
-def test_plain_is_vermillion_and_dashed_and_residual_blue_and_solid():
-    drawn = lines(figures.learning_curves(RUNS))
-    assert drawn["plain 56"].get_color() == pytest.approx(to_rgb(figures.OKABE_ITO["vermillion"]))
-    assert drawn["residual 56"].get_color() == pytest.approx(to_rgb(figures.OKABE_ITO["blue"]))
-    for name, line in drawn.items():
-        assert line.is_dashed() == name.startswith("plain")
+def test_kinds_differ_by_colour_and_line_and_depths_by_marker_and_tint():
+    runs = drawn(learning_curves(RUNS))
+    plain, residual = ([runs[f"{kind}-{depth}"] for depth in (8, 20, 56)] for kind in figures.KINDS)
+    assert plain[2].get_color() == pytest.approx(to_rgb(figures.VERMILLION))
+    assert residual[2].get_color() == pytest.approx(to_rgb(figures.BLUE))
+    assert all(line.is_dashed() for line in plain) and not any(r.is_dashed() for r in residual)
+    assert (
+        len({line.get_marker() for line in plain}) == len({line.get_color() for line in plain}) == 3
+    )
+    assert [line.get_marker() for line in plain] == [line.get_marker() for line in residual]
 
 
-def test_depths_differ_by_marker_and_tint_and_agree_across_kinds():
-    drawn = lines(figures.learning_curves(RUNS))
-    markers = {name: line.get_marker() for name, line in drawn.items()}
-    assert len({markers[f"plain {depth}"] for depth in (8, 20, 56)}) == 3
-    assert all(markers[f"plain {depth}"] == markers[f"residual {depth}"] for depth in (8, 20, 56))
-    assert len({drawn[f"plain {depth}"].get_color() for depth in (8, 20, 56)}) == 3
+def test_a_net_is_drawn_by_kind_and_any_string_in_a_colour_without_a_meaning():
+    nets = [("residual",), ("plain", 56), ("residual", 1004), ("residual", 1004, "zeros")]
+    keys = [*nets, "unexplained", "plain"]
+    found = drawn(lines({key: [0, i] for i, key in enumerate(keys)}, "x", "y"))
+    names = ["residual", "plain-56", "residual-1004", "residual-1004, zeros", *keys[4:]]
+    assert list(found) == names and len({line.get_color() for line in found.values()}) == 6
+    others = [(to_hex(found[name].get_color()), found[name].get_linestyle()) for name in keys[4:]]
+    assert others == [(colour.lower(), style) for colour, style in figures.OTHERS[:2]]
 
 
-def test_two_lines_of_one_kind_and_depth_differ_by_tint():
-    drawn = figures.lines({"residual": [1.0, 2.0], "residual, zeros": [2.0, 1.0]}, "x", "y").axes[0]
-    assert len({line.get_color() for line in drawn.lines if line.get_linewidth() > 2}) == 2
+def test_alt_text_tells_how_nets_are_drawn_and_only_those_that_are():
+    def said(*keys):
+        alt = lines({key: [1.0, 2.0] for key in keys}, "step", "loss").alt
+        return "dashed and vermillion" in alt, "solid and blue" in alt
+
+    assert said("counted", "plain") == (False, False)
+    assert said(("plain", 20), "Residual") == (True, False)
+    assert said(("residual", 20, "zeros")) == (False, True)
+    assert said(("plain",), ("residual",)) == (True, True)
 
 
-def test_seeds_are_thin_lines_around_a_thick_median():
-    ax = figures.learning_curves(SEEDS, "accuracy").axes[0]
-    thin = [line for line in ax.lines if line.get_linewidth() < 1]
-    thick = [line for line in ax.lines if line.get_linewidth() > 2]
-    assert (len(thin), len(thick)) == (6, 2)
-    middle = np.median([run.accuracy for run in SEEDS["plain-56"]], axis=0)
-    assert np.allclose(thick[0].get_ydata(), middle)
+def test_alt_text_names_no_prediction_and_no_measured_digit():
+    fig = images(PIXELS[:2], ["Bag 97%", "Shirt 51%"], correct=[True, False])
+    assert "97" not in fig.alt
+    assert "2.3" not in learning_curves({("plain",): history(1)}).alt
+    assert learning_curves({("plain",): history(1)}, alt="mine").alt == "mine"
 
 
-def test_runs_of_different_length_are_cut_to_the_shortest():
-    fig = figures.learning_curves({"plain 8": [history(1, epochs=5), history(1, epochs=3)]})
-    assert max(len(line.get_xdata()) for line in fig.axes[0].lines) == 3
+def test_seeds_are_thin_lines_cut_to_the_shortest_around_a_thick_median():
+    runs = [history(1 + s, epochs=5 - s) for s in range(3)]
+    *thin, thick = learning_curves({"x": runs}, "test_error").axes[0].lines
+    errors = 1 - np.array([run.test_accuracy[:3] for run in runs])
+    assert np.allclose([line.get_ydata() for line in thin], errors)
+    assert np.allclose(thick.get_ydata(), np.median(errors, axis=0))
+    assert max(line.get_linewidth() for line in thin) < 1 and thick.get_linewidth() > 2
 
 
-def test_the_names_of_runs_that_end_together_do_not_overlap_or_leave_the_page():
-    fig = figures.learning_curves({f"net {name}": history(0.5) for name in "abcdefgh"})
-    FigureCanvasAgg(fig).draw()
-    test_no_text_is_clipped(fig)
-    test_no_two_texts_overlap(fig)
+def test_a_line_has_a_gap_where_it_is_not_finite():
+    fig = lines({"x": [1.0, float("inf"), 2.0, float("nan")]}, "step", "loss")
+    assert fig.axes[0].lines[0].get_xdata().tolist() == [1, 2, 3, 4]
 
 
-def test_error_is_one_minus_accuracy():
-    run = history(1)
-    (line,) = figures.learning_curves({"x": run}, "test_error").axes[0].lines
-    assert np.allclose(line.get_ydata(), 1 - np.array(run.test_accuracy))
+EMPTY = SimpleNamespace(loss=[1.0], test_loss=[])
+HIGHWAY = ("highway", 19)
 
 
-def test_what_cannot_be_drawn_is_named():
-    empty = SimpleNamespace(loss=[1.0], test_loss=[])
-    with pytest.raises(ValueError, match="'plain 8' has no test loss"):
-        figures.learning_curves({"plain 8": empty}, "test_loss")
-    with pytest.raises(ValueError, match="metric 'speed' is unknown"):
-        figures.learning_curves(RUNS, "speed")
-    with pytest.raises(ValueError, match="N, 1, H, W"):
-        figures.images(torch.zeros(3, 28, 28))
-    with pytest.raises(ValueError, match="titles has 1 entries for 2 pictures"):
-        figures.images(torch.zeros(2, 1, 4, 4), titles=["a"])
+@pytest.mark.parametrize(
+    "draw, message",
+    [
+        (lambda: learning_curves({("plain", 8): EMPTY}, "test_loss"), "'plain-8' has no .*test l"),
+        (lambda: learning_curves(RUNS, "speed"), "metric 'speed' is unknown"),
+        (lambda: learning_curves({HIGHWAY: history(1)}), "plain or residual, not 'highway'"),
+        (lambda: lines({HIGHWAY: [1.0]}, "x", "y", alt="x"), "plain or residual, not 'highway'"),
+        (lambda: depth_summary({HIGHWAY: [1.0]}, alt="x"), "plain or residual, not 'highway'"),
+        (lambda: lines({"x": [float("nan")]}, "step", "loss"), "'x' has no finite loss"),
+        (lambda: images(torch.zeros(3, 28, 28)), "N, 1, H, W"),
+        (lambda: images(PIXELS[:2], titles=["a"]), "titles has 1 entries for 2 pictures"),
+        (lambda: confusion(np.eye(3), "abcd"), "4 classes need as many rows"),
+        (lambda: figures.show("dog"), "no picture 'dog': choose one of block, blocks"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()
 
 
 def test_depth_summary_shows_every_seed_and_lets_a_kind_or_depth_be_missing():
-    fig = figures.depth_summary({("plain", 8): [1.0, 2.0, 4.0], ("plain", 20): [3.0]})
+    fig = depth_summary({("plain", 8): [1.0, 2.0, 4.0], ("plain", 20): [3.0]})
     dots = [line for line in fig.axes[0].lines if line.get_linestyle() == "None"]
     assert sorted(np.concatenate([dot.get_ydata() for dot in dots])) == [1, 2, 3, 4]
     assert [t.get_text() for t in fig.axes[0].texts] == ["plain"]
 
 
 def test_wrong_predictions_are_marked_by_more_than_colour():
-    titles = figures.images(PIXELS[:2], ["Bag", "Shirt"], correct=[True, False]).axes[0].texts
-    assert [title.get_text() for title in titles] == ["Bag", "× Shirt"]
-    assert titles[0].get_color() == figures._shade(figures.OKABE_ITO["blue"])
-    assert titles[1].get_color() == figures._shade(figures.OKABE_ITO["vermillion"])
+    titles = images(PIXELS[:2], ["Bag", "Shirt"], correct=[True, False]).axes[0].texts
+    blue, vermillion = map(figures.shade, (figures.BLUE, figures.VERMILLION))
+    said = [(title.get_text(), title.get_color()) for title in titles]
+    assert said == [("Bag", blue), ("× Shirt", vermillion)]
 
 
 def test_images_takes_images_and_says_what_they_show():
-    fig = figures.images(DATA, columns=5)
+    fig = images(DATA, columns=5)
     assert [t.get_text() for t in fig.axes[0].texts] == ["Ankle boot", "Bag"] * 5
     assert "Ankle boot, Bag" in fig.alt
     assert np.array_equal(fig.axes[0].images[3].get_array(), PIXELS[3, 0])
 
 
-def test_alt_text_names_no_prediction_and_no_measured_digit():
-    fig = figures.images(PIXELS[:2], ["Bag 97%", "Shirt 51%"], correct=[True, False])
-    assert "97" not in fig.alt
-    assert "2.3" not in figures.learning_curves({"plain": history(1)}).alt
-    assert figures.learning_curves({"plain": history(1)}, alt="mine").alt == "mine"
+def test_stacked_bars_are_as_long_as_their_parts_in_the_order_given_and_any_number_differs():
+    bars = PARTS | {"twelve": dict.fromkeys("abcdefghijkl", 1.0)}
+    ax = stacked(bars, "share (%)").axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == list(bars) and ax.yaxis_inverted()
+    lengths = np.array([[bar.get_width() for bar in part] for part in ax.containers])
+    starts = np.array([[bar.get_x() for bar in part] for part in ax.containers])
+    assert np.allclose(starts, lengths.cumsum(axis=0) - lengths)
+    assert np.allclose(lengths.sum(axis=0), [sum(parts.values()) for parts in bars.values()])
+    names = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert names == ["other", "convolution", "batch norm", "ReLU", *"abcdefghijkl"]
+    looks = [(part[0].get_facecolor(), part[0].get_hatch()) for part in ax.containers]
+    assert len(set(looks)) == 16
+    assert len({hatch for _, hatch in looks[:4]}) == 4  # colour alone does not tell them apart
 
 
-@pytest.mark.parametrize(
-    "names, said",
-    [
-        (["counted", "drawn"], (False, False)),
-        (["plain-20", "Plain"], (True, False)),
-        (["residual, zeros"], (False, True)),
-        (["plain", "residual"], (True, True)),
-    ],
-)
-def test_alt_text_tells_how_nets_are_drawn_and_only_those_that_are(names, said):
-    alt = figures.lines({name: [1.0, 2.0] for name in names}, "step", "loss").alt
-    assert ("dashed and vermillion" in alt, "solid and blue" in alt) == said
+def test_a_confusion_matrix_says_every_count_and_shades_by_the_share_of_the_row():
+    ax = confusion(torch.tensor([[3, 1], [0, 40]]), ("a", "b")).axes[0]
+    said = {tuple(map(round, text.get_position())): text.get_text() for text in ax.texts}
+    assert said == {(0, 0): "3", (1, 0): "1", (1, 1): "40"}  # x: predicted, y: true
+    shade = 1 - ax.images[0].get_array()[..., 0]
+    assert shade[1, 1] > shade[0, 0] > shade[0, 1] > shade[1, 0] == 0
+    assert ax.get_xlabel() == "predicted" and ax.get_ylabel() == "true"
 
 
-def test_the_layers_of_resnet18_are_numbered_1_to_18():
-    texts = [t.get_text() for t in figures.resnet18().axes[0].texts]
-    assert [t for t in texts if t.isdecimal()] == [str(n) for n in range(1, 19)]
-    assert texts.count("1×1") == 3 + 1  # three shortcuts, and the size of the map after the pool
-    for size in (112, 56, 28, 14, 7):
-        assert f"{size}×{size}" in texts
-
-
-def test_the_nested_classes_come_closer_and_the_others_do_not():
-    rows = [
-        line.get_xdata()[1] - line.get_xdata()[0]
-        for line in figures.function_classes().axes[0].lines
-        if len(line.get_xdata()) == 2 and np.ptp(line.get_ydata()) == 0
-    ]
-    left, right = rows[:4], rows[4:]
-    assert left[3] > left[0]
-    assert right == sorted(right, reverse=True)
-
-
-def test_only_the_nested_classes_contain_each_other():
-    shapes = [p.get_path() for p in figures.function_classes().axes[0].patches]
-    left, right = shapes[:4], shapes[4:]
-    assert all(big.contains_path(small) for small, big in zip(right, right[1:]))
-    assert not any(big.contains_path(small) for small, big in zip(left, left[1:]))
+ALT = make_pictures.block().alt
 
 
 @pytest.fixture
@@ -388,100 +322,52 @@ def ipython(monkeypatch):
     """A stand-in for IPython that collects what is displayed."""
     shown = []
     stub = SimpleNamespace(get_ipython=lambda: object())
-    stub.display = SimpleNamespace(display=lambda *args, **kwargs: shown.append((args, kwargs)))
+    stub.display = SimpleNamespace(display=lambda bundle, **more: shown.append((bundle, more)))
     monkeypatch.setitem(sys.modules, "IPython", stub)
     monkeypatch.setitem(sys.modules, "IPython.display", stub.display)
     return shown
 
 
-def test_show_displays_a_sharp_png_with_alt_text(ipython):
-    fig = figures.block()
-    figures.show(fig)
-    ((bundle,), options) = ipython[0]
+@pytest.mark.parametrize("reader", [True, False])
+@pytest.mark.parametrize("shipped", [True, False])
+def test_show_displays_a_sharp_png_with_alt_text_and_to_a_reader_as_html_too(
+    shipped, reader, ipython, monkeypatch
+):
+    monkeypatch.setenv("D2LRES_PROGRESS", "1" if reader else "0")
+    picture = make_pictures.block()
+    picture.alt = alt = ALT if shipped else 'Loss "falls" & <stays>'
+    figures.show("block" if shipped else picture)
+    ((bundle, options),) = ipython
+    about = {"image/png": {"alt": alt, "width": 400, "height": 580}}
+    assert options == {"raw": True, "metadata": about}
+    assert bundle.pop("text/plain") == alt
+    if reader:
+        html = bundle.pop("text/html")
+        assert f'src="data:image/png;base64,{bundle["image/png"]}"' in html
+        assert f'alt="{escape(alt)}"' in html and 'width="400"' in html
+    assert set(bundle) == {"image/png"}
     png = base64.b64decode(bundle["image/png"])
-    assert png.startswith(b"\x89PNG")
-    about = options["metadata"]["image/png"]
-    assert about == {"alt": fig.alt, "width": 400, "height": 580}
-    assert int.from_bytes(png[16:20], "big") == 2 * about["width"]
-    assert int.from_bytes(png[20:24], "big") == 2 * about["height"]
-    assert bundle["text/plain"] == fig.alt
-    assert set(bundle) == {"image/png", "text/plain"}
-    assert options["raw"] is True
+    assert png == (asset("pictures/block.png").read_bytes() if shipped else figures.png(picture))
+    assert Image.open(io.BytesIO(png), formats=["PNG"]).size == (800, 1160)
 
 
-def test_a_readers_session_gets_the_alt_text_as_html_too(ipython, monkeypatch):
-    monkeypatch.setenv("D2LRES_PROGRESS", "1")
-    fig = figures.block()
-    fig.alt = 'Loss "falls" & <stays>'
-    figures.show(fig)
-    ((bundle,), _) = ipython[0]
-    assert set(bundle) == {"image/png", "text/html", "text/plain"}
-    assert 'alt="Loss &quot;falls&quot; &amp; &lt;stays&gt;"' in bundle["text/html"]
-    assert f'src="data:image/png;base64,{bundle["image/png"]}"' in bundle["text/html"]
-    assert 'width="400"' in bundle["text/html"]
+def choose(log):
+    return lambda **values: log.append(values) or make_pictures.block()
 
 
-def test_showing_the_same_figure_again_gives_the_same_bytes(ipython):
-    for _ in range(2):
-        figures.show(figures.learning_curves(SEEDS))
-    assert ipython[0] == ipython[1]
-
-
-@pytest.mark.parametrize("installed", [True, False])
-def test_show_prints_the_alt_text_outside_ipython(installed, monkeypatch, capsys):
-    stub = SimpleNamespace(get_ipython=lambda: None, display=SimpleNamespace(display=None))
-    monkeypatch.setitem(sys.modules, "IPython", stub if installed else None)
-    monkeypatch.setitem(sys.modules, "IPython.display", stub.display if installed else None)
-    fig = figures.block()
-    figures.show(fig)
-    assert capsys.readouterr().out == fig.alt + "\n"
-
-
-def test_pyplot_is_never_imported():
-    code = (
-        "import sys; from types import SimpleNamespace as N; from d2lres import figures as f; "
-        "import torch; f.show(f.blocks()); f.show(f.resnet18()); f.show(f.function_classes()); "
-        "f.show(f.learning_curves({'plain 8': N(loss=[2.0, 1.0])}, log=True)); "
-        "f.show(f.depth_summary({('plain', 8): [1.0]})); f.show(f.images(torch.zeros(1, 1, 8, 8)));"
-        "f.block().savefig(__import__('io').BytesIO()); "
-        "assert 'matplotlib.pyplot' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
-def test_a_line_has_a_gap_where_it_is_not_finite():
-    fig = figures.lines({"plain": [1.0, float("inf"), 2.0, float("nan")]}, "step", "loss")
-    assert fig.axes[0].lines[0].get_xdata().tolist() == [1, 2, 3, 4]
-    with pytest.raises(ValueError, match="'plain' has no finite height"):
-        figures.lines({"plain": [float("nan")]}, "step", "loss")
-
-
-def test_the_paths_are_all_the_subsets_of_the_blocks():
-    texts = [t.get_text() for t in figures.paths(3).axes[0].texts]
-    terms = {"I", "J1", "J2", "J3", "J2 J1", "J3 J1", "J3 J2", "J3 J2 J1"}
-    assert terms <= set(texts) and texts.count("g1") == texts.count("g3") == 4
-    with pytest.raises(ValueError, match="2 to 4 blocks"):
-        figures.paths(5)
-
-
-def drawn_with(log):
-    def draw(**values):
-        log.append(values)
-        return figures.block()
-
-    return draw
-
-
-@pytest.mark.parametrize("reason", ["no ipywidgets", "a build", "no kernel"])
-def test_interactive_leaves_a_picture_where_nobody_moves_a_slider(reason, monkeypatch, capsys):
+@pytest.mark.parametrize("reason", ["no ipywidgets", "a build", "no kernel", "no IPython"])
+def test_where_nobody_moves_a_slider_a_picture_is_left_and_without_a_kernel_its_alt_text(
+    reason, monkeypatch, capsys
+):
     log = []
     monkeypatch.setenv("D2LRES_PROGRESS", "0" if reason == "a build" else "1")
     monkeypatch.setattr("IPython.get_ipython", lambda: None)  # others may have made a shell
-    if reason == "no ipywidgets":
-        monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    figures.interactive(drawn_with(log), depth=(8, 20), shortcut=(True, False))
+    if reason in ("no ipywidgets", "no IPython"):
+        monkeypatch.setitem(sys.modules, reason.split()[1], None)
+    figures.interactive(choose(log), depth=(8, 20), shortcut=(True, False))
     assert log == [{"depth": 20, "shortcut": False}]
-    assert capsys.readouterr().out == figures.block().alt + "\n"
+    figures.show("block")
+    assert capsys.readouterr().out == 2 * f"{ALT}\n"
 
 
 def test_interactive_gives_each_choice_a_slider(ipython, monkeypatch):
@@ -492,41 +378,15 @@ def test_interactive_gives_each_choice_a_slider(ipython, monkeypatch):
         interact=lambda draw, **values: draw(**values),
     )
     monkeypatch.setitem(sys.modules, "ipywidgets", widgets)
-    figures.interactive(drawn_with(log), depth=(8, 20), batch_norm=(False, True))
+    figures.interactive(choose(log), depth=(8, 20), batch_norm=(False, True))
     assert [s["description"] for s in sliders] == ["depth", "batch norm"]
-    assert sliders[0]["options"] == [8, 20] and not sliders[0]["continuous_update"]
+    assert list(sliders[0]["options"]) == [8, 20] and not sliders[0]["continuous_update"]
     assert log == [{"depth": 20, "batch_norm": True}] and len(ipython) == 1
 
 
-# Stacked bars and confusion matrices.
-
-
-def test_stacked_bars_are_as_long_as_their_parts_and_in_the_order_given():
-    ax = figures.stacked(PARTS, "share (%)").axes[0]
-    assert [t.get_text() for t in ax.get_yticklabels()] == list(PARTS) and ax.yaxis_inverted()
-    ends = {}
-    for bar in ax.patches:
-        row = list(PARTS)[round(bar.get_y() + bar.get_height() / 2)]
-        assert bar.get_width() == 0 or bar.get_x() == pytest.approx(ends.get(row, 0.0))
-        ends[row] = ends.get(row, 0.0) + bar.get_width()
-    assert ends == pytest.approx({name: sum(parts.values()) for name, parts in PARTS.items()})
-    names = [t.get_text() for t in ax.get_legend().get_texts()]
-    assert sorted(names) == ["ReLU", "batch norm", "convolution", "other"]
-    hatches = {bar.get_hatch() for bar in ax.patches}
-    assert len(hatches) == 4  # colour alone does not tell the parts apart
-
-
-def test_a_confusion_matrix_says_every_count_and_shades_by_the_share_of_the_row():
-    counts = np.array([[3, 1], [0, 40]])
-    ax = figures.confusion(counts, ("a", "b")).axes[0]
-    said = {tuple(map(round, text.get_position())): text.get_text() for text in ax.texts}
-    assert said == {(0, 0): "3", (1, 0): "1", (1, 1): "40"}  # x: predicted, y: true
-    shade = 1 - ax.images[0].get_array()[..., 0]
-    assert shade[1, 1] > shade[0, 0] > shade[0, 1] > shade[1, 0] == 0
-    assert ax.get_xlabel() == "predicted" and ax.get_ylabel() == "true"
-
-
-def test_a_confusion_matrix_takes_tensors_and_refuses_another_shape():
-    figures.confusion(torch.eye(3, dtype=torch.int64), "abc")
-    with pytest.raises(ValueError, match="4 classes need as many rows"):
-        figures.confusion(np.eye(3), "abcd")
+def test_pyplot_is_never_imported():
+    draw = "import sys, test_figures as t; [draw() for draw in t.FIGURES.values()]"
+    check = "t.figures.show('block'); assert 'matplotlib.pyplot' not in sys.modules"
+    subprocess.run(
+        [sys.executable, "-c", f"{draw}; {check}"], cwd=Path(__file__).parent, check=True
+    )

@@ -11,7 +11,7 @@ from torchvision import models
 import d2lres
 from d2lres import BasicBlock, Bottleneck, PreActBlock, ResNet, cifar_resnet
 from d2lres.blocks import PadShortcut
-from d2lres.probes import flops
+from d2lres.probes import flops, weight_layers
 
 COUNTS = {18: 11_689_512, 34: 21_797_672, 50: 25_557_032, 101: 44_549_160, 152: 60_192_808}
 CIFAR = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962, 1202: 19_421_274}
@@ -21,13 +21,27 @@ def count(model):
     return sum(p.numel() for p in model.parameters())
 
 
-def ours(depth, **options):
-    return getattr(d2lres, f"resnet{depth}")(**options)
+def ours(depth, *args, **options):
+    return getattr(d2lres, f"resnet{depth}")(*args, **options)
 
 
-def seeded(make, seed=0):
+def theirs(depth, **options):
+    return getattr(models, f"resnet{depth}")(weights=None, **options)
+
+
+def seeded(make, *args, seed=0, **options):
     torch.manual_seed(seed)
-    return make()
+    return make(*args, **options)
+
+
+def stage_shapes(net, x):
+    """What max-pool and each stage give for x, without the batch's dimension."""
+    shapes = []
+    for name in ("maxpool", *net.stages):
+        stage = net.get_submodule(name)
+        stage.register_forward_hook(lambda m, args, out: shapes.append(tuple(out.shape[1:])))
+    net(x)
+    return shapes
 
 
 def same_state(a, b):
@@ -52,11 +66,7 @@ def perturb(model):
 def pair(request):
     """(depth, our network, torchvision's), built after the same seed."""
     depth = request.param
-    return (
-        depth,
-        seeded(lambda: ours(depth)),
-        seeded(lambda: getattr(models, f"resnet{depth}")(weights=None)),
-    )
+    return depth, seeded(ours, depth), seeded(theirs, depth)
 
 
 def test_counts_keys_and_initial_weights_are_torchvisions(pair):
@@ -67,67 +77,49 @@ def test_counts_keys_and_initial_weights_are_torchvisions(pair):
 
 @torch.no_grad()
 def test_state_dicts_load_both_ways_and_the_logits_agree(pair):
-    depth, net, reference = pair
+    _, net, reference = pair
     x = torch.randn(2, 3, 64, 64)
     for source, target, modes in ((reference, net, (False, True)), (net, reference, (False,))):
         perturb(source)
-        assert (
-            str(target.load_state_dict(source.state_dict(), strict=True))
-            == "<All keys matched successfully>"
-        )
+        target.load_state_dict(source.state_dict(), strict=True)
         for training in modes:
             a, b = net.train(training)(x), reference.train(training)(x)
             assert a.shape == (2, 1000)
             assert a.std() > 1e-2 and a.abs().max() < 100  # else the next line would prove little
             assert (a - b).abs().max() <= 1e-5  # 0 where both run the same kernels
-        for mine, theirs in zip(net.buffers(), reference.buffers(), strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)  # batch statistics
+        for mine, other in zip(net.buffers(), reference.buffers(), strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)  # batch statistics
 
 
 def test_gradients_are_torchvisions():
-    net, reference = ours(18), models.resnet18(weights=None)
+    net, reference = ours(18), theirs(18)
     perturb(reference)
     net.load_state_dict(reference.state_dict())
     x, y = torch.randn(2, 3, 64, 64), torch.tensor([3, 7])
     for model in (net, reference):
         nn.functional.cross_entropy(model(x), y).backward()
-    for mine, theirs in zip(net.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+    for mine, other in zip(net.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("depth", [18, 50])
 def test_zero_init_residual_is_torchvisions(depth):
-    net = seeded(lambda: ours(depth, num_classes=10, zero_init_residual=True))
-    reference = seeded(
-        lambda: getattr(models, f"resnet{depth}")(
-            weights=None, num_classes=10, zero_init_residual=True
-        )
-    )
-    assert same_state(net, reference)
+    options = dict(num_classes=10, zero_init_residual=True)
+    net = seeded(ours, depth, **options)
+    assert same_state(net, seeded(theirs, depth, **options))
     last = "bn2" if depth == 18 else "bn3"
     assert net.layer3[1].get_submodule(last).weight.count_nonzero() == 0
     assert net.layer3[1].bn1.weight.count_nonzero() > 0
 
 
-@pytest.mark.parametrize("depth", COUNTS)  # by position, too: the order of the arguments is fixed
-def test_the_named_networks_take_classes_and_channels(depth):
+@pytest.mark.parametrize("depth", COUNTS)
+def test_the_named_networks_take_classes_channels_and_the_options_of_resnet(depth):
     with torch.device("meta"):  # shapes only
-        net = ours(depth, num_classes=10, in_channels=1)
+        net = ours(depth, 10, 1, width=8, small_images=True, residual=False)
         assert net(torch.empty(2, 1, 64, 64)).shape == (2, 10)
-        by_position = getattr(d2lres, f"resnet{depth}")(10, 1, True, True)
-    assert {k: v.shape for k, v in net.state_dict().items()} == {
-        k: v.shape for k, v in by_position.state_dict().items()
-    }
-
-
-@pytest.mark.parametrize("depth", [18, 50])
-def test_the_plain_twin_has_the_same_initial_weights(depth):
-    options = dict(num_classes=10, in_channels=1)
-    net = seeded(lambda: ours(depth, **options))
-    twin = seeded(lambda: ours(depth, residual=False, **options))
-    assert same_state(net, twin) and count(net) == count(twin)
-    x = torch.randn(2, 1, 32, 32)
-    assert not torch.allclose(net(x), twin(x))
+    assert net.conv1.out_channels == 8 and net.conv1.stride == (1, 1)
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        ours(depth, residul=False)
 
 
 # The paper's family for small images.
@@ -140,40 +132,10 @@ def test_cifar_counts(depth, expected):
 
 
 def test_cifar_counts_its_layers():
-    from d2lres.probes import weight_layers
-
     with torch.device("meta"):
         for depth in (8, 20, 110):
             for shortcut in "AB":
                 assert len(weight_layers(cifar_resnet(depth, shortcut=shortcut))) == depth
-
-
-@pytest.mark.parametrize("shortcut", ["A", "B"])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_plain_cifar_twin_has_the_same_initial_weights(shortcut, seed):
-    twins = [
-        seeded(lambda: cifar_resnet(20, residual=r, shortcut=shortcut), seed) for r in (True, False)
-    ]
-    assert same_state(*twins)
-    assert not same_state(twins[0], seeded(lambda: cifar_resnet(20, shortcut=shortcut), seed + 5))
-
-
-def test_the_plain_twin_makes_no_addition_and_the_residual_one_n_a_stage():
-    x = torch.randn(1, 3, 8, 8)
-    assert flops(cifar_resnet(20, residual=False), x)["addition"] == 0
-    sizes = 16 * 8 * 8 + 32 * 4 * 4 + 64 * 2 * 2
-    assert flops(cifar_resnet(20), x)["addition"] == 3 * sizes
-    for shortcut in "AB":
-        plain = flops(cifar_resnet(8, residual=False, shortcut=shortcut), x)
-        assert plain["addition"] == 0
-    assert flops(ours(50, num_classes=2, residual=False), x)["addition"] == 0
-
-
-def test_the_plain_twin_does_not_use_its_shortcuts_parameters():
-    net = cifar_resnet(8, residual=False, shortcut="B")
-    net(torch.randn(2, 3, 8, 8)).sum().backward()
-    unused = [name for name, p in net.named_parameters() if p.grad is None]
-    assert unused and all("downsample" in name for name in unused)
 
 
 def test_options_a_and_b_differ_in_the_shortcut_alone():
@@ -187,13 +149,10 @@ def test_options_a_and_b_differ_in_the_shortcut_alone():
 
 
 def test_cifar_stages_have_the_papers_sizes():
-    net, shapes = cifar_resnet(8, in_channels=1, num_classes=7), []
-    for stage in (net.maxpool, net.layer1, net.layer2, net.layer3):
-        stage.register_forward_hook(lambda m, i, out: shapes.append(tuple(out.shape[1:])))
-    assert net(torch.randn(2, 1, 32, 32)).shape == (2, 7)
-    assert shapes == [(16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8)]
-    with torch.device("meta"):
-        assert cifar_resnet(8, width=4).fc.in_features == 16
+    net, x = cifar_resnet(8, in_channels=1, num_classes=7), torch.randn(2, 1, 32, 32)
+    assert stage_shapes(net, x) == [(16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8)]
+    assert net(x).shape == (2, 7)
+    assert cifar_resnet(8, width=4).fc.in_features == 16
 
 
 @pytest.mark.parametrize("depth, nearest", [(18, 20), (21, 20), (2, 8), (0, 8), (-4, 8), (57, 56)])
@@ -216,11 +175,7 @@ def test_sizes_below_one_are_refused(wrong):
         ResNet(BasicBlock, **(dict(layers=[1], num_classes=2, in_channels=1, width=2) | wrong))
 
 
-@pytest.mark.parametrize(
-    "net",
-    [cifar_resnet(8, width=2), ResNet(Bottleneck, [1], 2, width=2)],
-    ids=["cifar", "imagenet"],
-)
+@pytest.mark.parametrize("net", [cifar_resnet(8, width=2), ResNet(Bottleneck, [1], 2, width=2)])
 def test_networks_refuse_what_is_no_batch_of_their_images(net):
     with pytest.raises(ValueError, match=r"\(N, 3, H, W\), got 3 dimensions.*unsqueeze\(0\)"):
         net(torch.rand(3, 32, 32))
@@ -233,15 +188,11 @@ def test_networks_refuse_what_is_no_batch_of_their_images(net):
 # ResNet itself.
 
 
-def test_each_stage_after_the_first_halves_the_size_and_doubles_the_channels():
-    for layers in ([1], [1, 2], [1, 1, 1, 1, 1]):
-        net, shapes = ResNet(BasicBlock, layers, 5, 1, width=2, small_images=True), []
-        for i in range(len(layers)):
-            getattr(net, f"layer{i + 1}").register_forward_hook(
-                lambda m, args, out: shapes.append(tuple(out.shape[1:]))
-            )
-        assert net(torch.rand(2, 1, 16, 16)).shape == (2, 5)
-        assert shapes == [(2 * 2**i, 16 // 2**i, 16 // 2**i) for i in range(len(layers))]
+@pytest.mark.parametrize("layers", [[1], [1, 2], [1, 1, 1, 1, 1]])
+def test_each_stage_after_the_first_halves_the_size_and_doubles_the_channels(layers):
+    net, x = ResNet(BasicBlock, layers, 5, 1, width=2, small_images=True), torch.rand(2, 1, 16, 16)
+    halving = [(2 * 2**i, 16 // 2**i, 16 // 2**i) for i in range(len(layers))]
+    assert stage_shapes(net, x) == [halving[0], *halving] and net(x).shape == (2, 5)
 
 
 def test_images_need_not_be_square_or_of_one_size():
@@ -249,53 +200,48 @@ def test_images_need_not_be_square_or_of_one_size():
     assert net(torch.rand(2, 3, 9, 17)).shape == net(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_a_preact_network_ends_with_one_more_bn_and_relu():
-    net = ResNet(PreActBlock, [1, 1], 3, 1, width=4, small_images=True)
+def test_a_preact_network_has_no_bn_and_relu_after_its_stem_and_one_more_at_its_end():
+    net, seen = ResNet(PreActBlock, [1, 1], 3, 1, width=4, small_images=True), {}
     assert [type(module) for module in net.last] == [nn.BatchNorm2d, nn.ReLU]
     assert net.last[0].num_features == 8
-    seen = []
-    net.layer2.register_forward_hook(lambda m, args, out: seen.append(out.clone()))
-    net.avgpool.register_forward_pre_hook(lambda m, args: seen.append(args[0].clone()))
+    for name in ("conv1", "layer1", "layer2", "avgpool"):
+        net.get_submodule(name).register_forward_hook(
+            lambda m, args, out, name=name: seen.update({name: (args[0].clone(), out.clone())})
+        )
     net(torch.randn(4, 1, 8, 8))
-    assert (seen[0] < 0).any() and (seen[1] >= 0).all()
-    assert torch.equal(seen[1], net.last(seen[0]))
-
-
-def test_a_preact_network_has_no_bn_or_relu_between_stem_and_first_block():
-    net = ResNet(PreActBlock, [1], 3, 1, width=4, small_images=True)
-    seen = []
-    net.conv1.register_forward_hook(lambda m, args, out: seen.append(out.clone()))
-    net.layer1.register_forward_pre_hook(lambda m, args: seen.append(args[0].clone()))
-    net(torch.randn(2, 1, 8, 8))
-    assert torch.equal(*seen) and (seen[0] < 0).any()
+    stem, stages, end = seen["conv1"][1], seen["layer2"][1], seen["avgpool"][0]
+    assert torch.equal(stem, seen["layer1"][0]) and (stem < 0).any()
+    assert (stages < 0).any() and (end >= 0).all() and torch.equal(end, net.last(stages))
 
 
 def test_other_blocks_have_nothing_after_the_last_stage():
     net = cifar_resnet(8)
-    assert isinstance(net.last, nn.Identity) and not any(
-        k.startswith("last") for k in net.state_dict()
-    )
+    assert isinstance(net.last, nn.Identity)
+    assert not any(key.startswith("last") for key in net.state_dict())
 
 
-@pytest.mark.parametrize("shortcut", ["A", "B"])
-def test_preact_networks_have_plain_twins_too(shortcut):
-    def make(residual):
-        return seeded(
-            lambda: ResNet(
-                PreActBlock,
-                [1, 1],
-                3,
-                1,
-                width=4,
-                small_images=True,
-                shortcut=shortcut,
-                residual=residual,
-            )
-        )
+PREACT = dict(block=PreActBlock, layers=[1, 1], width=4, small_images=True)
+TWINS = [
+    *((cifar_resnet, dict(depth=20, shortcut=shortcut)) for shortcut in "AB"),
+    *((ResNet, dict(PREACT, shortcut=shortcut)) for shortcut in "AB"),
+    *((ours, dict(depth=depth, num_classes=10)) for depth in (18, 50)),
+]
 
-    assert same_state(make(True), make(False))
-    x = torch.randn(2, 1, 8, 8)
-    assert flops(make(False), x)["addition"] == 0 < flops(make(True), x)["addition"]
+
+@pytest.mark.parametrize("make, options", TWINS)
+def test_the_plain_twin_differs_in_the_additions_alone(make, options):
+    for seed in (0, 1):
+        net = seeded(make, seed=seed, **options)
+        twin = seeded(make, seed=seed, residual=False, **options)
+        assert same_state(net, twin) and count(net) == count(twin)
+    assert not same_state(net, seeded(make, seed=5, **options))
+    x = torch.randn(2, 3, 32, 32)
+    assert flops(twin, x)["addition"] == 0 < flops(net, x)["addition"]
+    out = twin(x)
+    assert not torch.allclose(net(x), out)
+    out.sum().backward()
+    unused = [name for name, p in twin.named_parameters() if p.grad is None]
+    assert unused == [name for name, _ in twin.named_parameters() if "downsample" in name]
 
 
 def test_a_deeper_network_contains_the_shallower_one():
@@ -314,22 +260,11 @@ def test_a_deeper_network_contains_the_shallower_one():
 
 
 def test_the_public_names_are_those_of_the_design():
-    assert set(d2lres.__all__) == {
-        "BasicBlock",
-        "Bottleneck",
-        "PreActBlock",
-        "Residual",
-        "ResNet",
-        "cifar_resnet",
-        "resnet18",
-        "resnet34",
-        "resnet50",
-        "resnet101",
-        "resnet152",
-        "resnet_block",
-        "explain_missing_names",
-    }  # for the set-up cell of the notebooks
-    assert all(getattr(d2lres, name).__doc__ for name in d2lres.__all__)
+    networks = "ResNet cifar_resnet resnet18 resnet34 resnet50 resnet101 resnet152"
+    blocks = "BasicBlock Bottleneck PreActBlock Residual resnet_block"
+    setup = "explain_missing_names"  # for the set-up cell of the notebooks
+    names = [*networks.split(), *blocks.split(), setup]
+    assert all(getattr(d2lres, name).__doc__ for name in names)
 
 
 def test_importing_the_package_loads_nothing_heavy_but_torch():

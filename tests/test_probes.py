@@ -1,78 +1,42 @@
 """The probes: what they count is right, and they leave the model as they found it."""
 
-import time
+import copy
+import math
+from contextlib import suppress
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
+from test_state import assert_same, random_net, state, used
 from torch import nn
-from torch.profiler import record_function
+from torchvision.models import resnet
 
-from d2lres import PreActBlock, Residual, ResNet, cifar_resnet, references, resnet18, resnet_block
-from d2lres.probes import KINDS, flops, parameters, shapes, weight_layers, where_time_goes
-
-
-def notes_resnet18():
-    stem = nn.Sequential(
-        nn.Conv2d(1, 64, 7, stride=2, padding=3),
-        nn.BatchNorm2d(64),
-        nn.ReLU(),
-        nn.MaxPool2d(3, stride=2, padding=1),
-    )
-    stages = (
-        nn.Sequential(*resnet_block(64, 64, 2, first_block=True)),
-        *(nn.Sequential(*resnet_block(c // 2, c, 2)) for c in (128, 256, 512)),
-    )
-    return nn.Sequential(
-        stem, *stages, nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(512, 10)
-    )
+import d2lres
+from d2lres import ResNet, cifar_resnet, probes, references
+from d2lres.blocks import BasicBlock, Bottleneck, PreActBlock, Residual
+from d2lres.data import Images
+from d2lres.probes import flops, weight_layers
 
 
-def test_shapes_gives_the_trace_of_note_003():
-    trace = shapes(notes_resnet18(), torch.rand(1, 1, 224, 224))
-    assert list(trace) == list("01234567")
-    assert [s[-1] for s in trace.values()] == [56, 56, 28, 14, 7, 1, 512, 10]
-    assert trace["0"] == (1, 64, 56, 56) and trace["7"] == (1, 10)
-    stem = shapes(notes_resnet18()[0], torch.rand(1, 1, 224, 224))
-    assert [s[-1] for s in stem.values()] == [112, 112, 112, 56]
+def pictures(n=40):
+    x = torch.randint(0, 256, (n, 1, 8, 8), dtype=torch.uint8)
+    return Images(x, torch.arange(n) % 10)
 
 
-def test_shapes_lists_named_children_in_the_order_they_run():
-    class Backwards(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.second, self.first, self.never = nn.Linear(3, 2), nn.Linear(4, 3), nn.Linear(1, 1)
-
-        def forward(self, x):
-            return self.second(self.first(x))
-
-    assert list(shapes(Backwards(), torch.rand(5, 4)).items()) == [
-        ("first", (5, 3)),
-        ("second", (5, 2)),
-    ]
-
-
-def test_parameters_counts_by_child_and_leaves_out_those_without():
-    net = cifar_resnet(8, in_channels=1)
-    counts = parameters(net)
-    assert list(counts) == ["conv1", "bn1", "layer1", "layer2", "layer3", "fc"]
-    assert counts["conv1"] == 144 and counts["fc"] == 650
-    assert sum(counts.values()) == sum(p.numel() for p in net.parameters())
-    assert sum(parameters(notes_resnet18()).values()) == 11_178_378
+# Layers and arithmetic.
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
 def test_weight_layers_counts_to_the_networks_name(depth):
-    import d2lres
-
     with torch.device("meta"):
         names = weight_layers(getattr(d2lres, f"resnet{depth}")())
-        assert weight_layers(references.torchvision_resnet(depth)) == names
+        assert weight_layers(getattr(torchvision.models, f"resnet{depth}")()) == names
     assert len(names) == depth and names[0] == "conv1" and names[-1] == "fc"
 
 
 def test_weight_layers_leaves_out_shortcuts_only():
-    assert len(weight_layers(notes_resnet18())) == 18
+    assert len(weight_layers(references.notes_resnet18())) == 18
     assert weight_layers(Residual(3, 6, True, 2)) == ["conv1", "conv2"]
     assert len(weight_layers(cifar_resnet(20, shortcut="B"))) == 20
     assert len(weight_layers(ResNet(PreActBlock, [1, 1], width=2))) == 6
@@ -86,16 +50,9 @@ def test_weight_layers_knows_the_d2l_packages_shortcut_too():
 
 
 def test_flops_counts_two_for_each_multiplication_and_addition():
-    net = nn.Sequential(
-        nn.Conv2d(2, 5, 3, padding=1),
-        nn.BatchNorm2d(5),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(5 * 6 * 4, 7),
-        nn.Linear(7, 3, bias=False),
-    )
-    counts = flops(net, torch.rand(3, 2, 6, 4))
-    assert counts == {
+    layers = [nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten()]
+    layers += [nn.Linear(5 * 6 * 4, 7), nn.Linear(7, 3, bias=False)]
+    assert flops(nn.Sequential(*layers), torch.rand(3, 2, 6, 4)) == {
         "convolution": 2 * 3 * 5 * 6 * 4 * 2 * 9,
         "linear": 2 * 3 * (5 * 6 * 4 * 7 + 7 * 3),
         "addition": 0,
@@ -103,7 +60,7 @@ def test_flops_counts_two_for_each_multiplication_and_addition():
 
 
 def test_flops_of_resnet18_are_torchvisions():
-    counts = flops(resnet18(), torch.rand(1, 3, 224, 224))
+    counts = flops(d2lres.resnet18(), torch.rand(1, 3, 224, 224))
     assert counts["convolution"] + counts["linear"] == 2 * 1_814_073_344  # 1.814 GMAC, paper: 1.8
     assert counts["addition"] == 2 * (64 * 56**2 + 128 * 28**2 + 256 * 14**2 + 512 * 7**2)
 
@@ -111,9 +68,8 @@ def test_flops_of_resnet18_are_torchvisions():
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 def test_flops_of_twins_differ_by_additions_and_the_shortcuts_convolutions(shortcut):
     x = torch.rand(2, 3, 16, 16)
-    residual, plain = (
-        flops(cifar_resnet(20, shortcut=shortcut, residual=r), x) for r in (True, False)
-    )
+    net, twin = (cifar_resnet(20, shortcut=shortcut, residual=r) for r in (True, False))
+    residual, plain = flops(net, x), flops(twin, x)
     assert plain["addition"] == 0
     assert residual["addition"] == 2 * 3 * (16 * 16**2 + 32 * 8**2 + 64 * 4**2)
     assert residual["linear"] == plain["linear"]
@@ -133,61 +89,187 @@ def test_flops_counts_additions_in_place_too():
     assert flops(InPlace(3, 3), x)["addition"] == x.numel()
 
 
-@pytest.mark.parametrize("probe", [shapes, flops])
-@pytest.mark.parametrize("fails", [False, True])
-def test_probes_leave_the_model_as_they_found_it(probe, fails):
-    net = cifar_resnet(8, width=2)
-    net(torch.rand(2, 3, 8, 8)).sum().backward()
-    net.layer1.eval()
-    modes = [m.training for m in net.modules()]
-    state = {k: v.clone() for k, v in net.state_dict().items()}
-    grads = [p.grad.clone() for p in net.parameters()]
-    if fails:
-        with pytest.raises(ValueError):
-            probe(net, torch.rand(2, 1, 8, 8))
-    else:
-        probe(net, torch.rand(2, 3, 8, 8))
-    assert [m.training for m in net.modules()] == modes and len(set(modes)) == 2
-    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
-    assert all(torch.equal(g, p.grad) for g, p in zip(grads, net.parameters(), strict=True))
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
-    assert torch.is_grad_enabled()
+# Gradients and variances, by hand.
 
 
-# Where time goes
+def chain(*weights):
+    """Linear layers 1 -> 1 -> ... -> 1 -> 2 with these weights; the last is [w, -w]."""
+    layers = [nn.Linear(1, 1, bias=False) for _ in weights[1:]] + [nn.Linear(1, 2, bias=False)]
+    with torch.no_grad():
+        for layer, w in zip(layers, weights):
+            layer.weight.fill_(w)
+        layers[-1].weight[1] = -weights[-1]
+    return nn.Sequential(*layers)
 
 
-def a_step(net, x):
-    with record_function("forward"):
-        loss = net(x).sum()
-    with record_function("backward"):
-        loss.backward()
-    with record_function("update"):
-        torch.optim.Adam(net.parameters()).step()
+def test_gradient_norms_are_those_of_the_chain_rule_on_paper():
+    # logits (z, -z) with z = a b c x; cross-entropy for class 0 is log(1 + exp(-2 z)), so that
+    # d/dz = -2 s, s = sigmoid(-2 z). To the last weight [c, -c] the gradient is (-s, s) a b x.
+    a, b, c, x = 0.5, 3.0, 0.25, 2.0
+    s = 1 / (1 + math.exp(2 * a * b * c * x))
+    norms = probes.gradient_norms(chain(a, b, c), torch.tensor([[x]]), torch.tensor([0]))
+    assert norms == pytest.approx(
+        {"0": 2 * s * b * c * x, "1": 2 * s * a * c * x, "2": math.sqrt(2) * s * a * b * x}
+    )
 
 
-def test_time_is_told_apart_by_part_and_kind(capfd):
-    net, x = cifar_resnet(8, width=8), torch.rand(16, 3, 32, 32)
-    a_step(net, x)
-    capfd.readouterr()
-    seconds = []
-
-    def timed():  # without the profiler's own start and end
-        start = time.perf_counter()
-        a_step(net, x)
-        seconds.append(time.perf_counter() - start)
-
-    spent = where_time_goes(timed)
-    assert list(spent) == ["forward", "backward", "update"]  # Adam's own mark makes no part
-    for part in ("forward", "backward"):
-        assert all(spent[part][kind] > 0 for kind in KINDS)
-        assert spent[part]["convolution"] > spent[part]["ReLU, addition, pooling"]
-    assert spent["update"]["other"] > 0
-    assert spent["update"]["convolution"] == spent["update"]["batch norm"] == 0
-    assert 0.3 * seconds[0] < sum(sum(part.values()) for part in spent.values()) <= seconds[0]
-    assert capfd.readouterr().err == ""  # the profiler keeps its messages to itself
+def test_gradient_norms_take_the_mean_over_the_batch_and_are_of_train_mode():
+    model = cifar_resnet(8, in_channels=1, width=2).eval()
+    x, y = torch.randn(6, 1, 8, 8), torch.arange(6)
+    norms = probes.gradient_norms(model, x, y)
+    assert list(norms) == probes.weight_layers(model)
+    twin = copy.deepcopy(model).train()
+    F.cross_entropy(twin(x), y).backward()
+    for name, norm in norms.items():
+        assert norm == pytest.approx(twin.get_submodule(name).weight.grad.norm().item(), rel=1e-5)
 
 
-def test_a_step_without_named_parts_is_refused():
-    with pytest.raises(ValueError, match="name the pieces"):
-        where_time_goes(lambda: torch.ones(3) + 1)
+def test_gradient_norms_reach_frozen_layers_work_without_grad_mode_and_give_0_to_unused_ones():
+    model = chain(0.5, 3.0, 0.25)
+    x, y = torch.tensor([[2.0]]), torch.tensor([0])
+    expected = probes.gradient_norms(model, x, y)
+    model.requires_grad_(False)
+    model[1].unused = nn.Linear(1, 1)
+    with torch.no_grad():
+        norms = probes.gradient_norms(model, x, y)
+    assert norms.pop("1.unused") == 0 and norms == expected
+    assert not any(p.requires_grad for p in model[0].parameters())
+
+
+def test_gradient_norms_do_not_overflow_where_float32_numbers_do_not():
+    model = chain(1e15, 1e15, 0.0)
+    norms = probes.gradient_norms(model, torch.tensor([[1.0]]), torch.tensor([0]))
+    assert norms["2"] == pytest.approx(math.sqrt(2) * 0.5 * 1e30)  # its square is not a float32
+
+
+def test_without_bn_keeps_the_weights_and_leaves_the_original():
+    model = cifar_resnet(8, in_channels=1, width=2, shortcut="B")
+    bare = probes.without_bn(model)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in bare.modules())
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == 9
+    assert all(torch.equal(w, model.state_dict()[k]) for k, w in bare.state_dict().items())
+    assert bare.conv1.weight is not model.conv1.weight
+    assert bare(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_branch_variances_on_a_block_whose_branch_is_known():
+    block = PreActBlock(1, 1)
+    with torch.no_grad():
+        for conv, w in ((block.conv1, 1.0), (block.conv2, 3.0)):
+            conv.weight.zero_()
+            conv.weight[0, 0, 1, 1] = w
+    x = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1) * torch.full((2, 1, 4, 4), 2.0)
+    # bn(x) = ±1, ReLU 0 or 1, bn again ±1, ReLU 0 or 1, times 3: variance 9/4; x has variance 4,
+    # and the sum takes the values -2 and 5, variance (7/2)^2.
+    found = probes.branch_variances(nn.Sequential(block), x)
+    assert [row.pop("block") for row in found] == ["0"]
+    assert found[0] == pytest.approx(dict(branch=9 / 4, shortcut=4, sum=49 / 4), rel=1e-3)
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck, PreActBlock])
+def test_branch_variances_of_plain_blocks_have_no_shortcut(block):
+    x = torch.randn(8, 3, 8, 8)
+    plain = ResNet(block, [1, 2], width=2, small_images=True, residual=False)
+    found = probes.branch_variances(plain, x)
+    assert [row["block"] for row in found] == ["layer1.0", "layer2.0", "layer2.1"]
+    assert all(row["shortcut"] == 0 and row["sum"] == row["branch"] > 0 for row in found)
+    residual = ResNet(block, [1, 2], width=2, small_images=True)
+    assert all(row["shortcut"] > 0 for row in probes.branch_variances(residual, x))
+    with pytest.raises(ValueError, match="no BasicBlock"):
+        probes.branch_variances(nn.Sequential(nn.Linear(2, 2)), torch.randn(3, 2))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bn_makes_the_branch_a_smaller_part_of_the_sum_with_depth(seed):
+    """De & Smith 2020: at block l of a pre-activation stage the share is about 1 / l."""
+    torch.manual_seed(seed)
+    model = ResNet(PreActBlock, [16], in_channels=1, width=16, small_images=True)
+    found = probes.branch_variances(model, torch.randn(32, 1, 8, 8))
+    share = [row["branch"] / row["sum"] for row in found]
+    assert share[15] < share[3] / 2 and share[3] < share[0]
+
+
+# Lesions.
+
+KEPT = ["layer1.0", "layer1.1", "layer2.1", "layer3.1"]  # the blocks that keep the shape
+
+
+def test_lesion_measures_every_block_that_keeps_the_shape():
+    model, data = cifar_resnet(14, in_channels=1, width=2), pictures()
+    result = probes.lesion(model, data)
+    assert list(result["without"]) == KEPT
+    assert list(result["swapped"]) == ["layer1.0, layer1.1"]
+    assert result["intact"] == probes.evaluate(model, data).accuracy
+    for name in KEPT:
+        by_hand = copy.deepcopy(model)
+        parent, _, child = name.rpartition(".")
+        setattr(by_hand.get_submodule(parent), child, nn.Identity())
+        assert result["without"][name] == probes.evaluate(by_hand, data).accuracy
+    by_hand = copy.deepcopy(model)
+    by_hand.layer1 = nn.Sequential(model.layer1[1], model.layer1[0])
+    assert result["swapped"]["layer1.0, layer1.1"] == probes.evaluate(by_hand, data).accuracy
+
+
+def test_lesion_takes_blocks_that_do_nothing_without_a_change():
+    model = cifar_resnet(14, in_channels=1, width=2)
+    for name in KEPT:
+        nn.init.zeros_(model.get_submodule(name).bn2.weight)
+    result = probes.lesion(model, pictures())
+    assert {*result["without"].values(), *result["swapped"].values()} == {result["intact"]}
+    with pytest.raises(ValueError, match="no block"):
+        probes.lesion(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), pictures())
+
+
+# No trace.
+
+
+DATA = pictures(4)
+PROBES = {
+    "weight_layers": lambda model, x, y: probes.weight_layers(model),
+    "flops": lambda model, x, y: probes.flops(model, x),
+    "gradient_norms": probes.gradient_norms,
+    "without_bn": lambda model, x, y: probes.without_bn(model),
+    "branch_variances": lambda model, x, y: probes.branch_variances(model, x),
+    "lesion": lambda model, x, y: probes.lesion(model, DATA),
+}
+RUN = sorted(PROBES.keys() - {"weight_layers", "without_bn"})  # the model, at least once
+
+
+@pytest.mark.parametrize("seed", [*range(8), "torchvision"])
+def test_probes_leave_no_trace(seed):
+    if seed == "torchvision":
+        net = resnet.ResNet(resnet.BasicBlock, [2, 1, 1, 1], num_classes=10)
+        net.conv1 = nn.Conv2d(1, 64, 3, bias=False)
+    model, x, y = used(net) if seed == "torchvision" else random_net(seed)
+    for name, probe in PROBES.items():
+        before = state(model)
+        # There is no Block in an MLP and in torchvision's net.
+        with suppress(ValueError if name in ("branch_variances", "lesion") else ()):
+            probe(model, x, y)
+        assert_same(before, state(model))
+
+
+class Interrupted(BaseException):
+    """Like Ctrl-C: no Exception."""
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+@pytest.mark.parametrize("calls", [1, 3])
+def test_probes_leave_no_trace_when_they_are_interrupted(seed, calls):
+    model, x, y = random_net(seed)
+    last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    count = 0
+
+    def interrupt(*_):
+        nonlocal count
+        count += 1
+        if count == calls:
+            raise Interrupted
+
+    last.register_forward_pre_hook(interrupt)
+    for name in RUN:
+        count = 0 if name == "lesion" else calls - 1
+        before = state(model)
+        with pytest.raises((Interrupted, ValueError)):
+            PROBES[name](model, x, y)
+        assert_same(before, state(model))

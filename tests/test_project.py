@@ -1,12 +1,11 @@
-"""The project's files agree with each other: dependencies, README, environment, Makefile, claims."""
+"""The project's files agree with each other: dependencies, README, environment, Makefile, sizes."""
 
-import json
+import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
 if sys.version_info >= (3, 11):
@@ -17,18 +16,12 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
-def tracked() -> list[Path]:
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\n")
-    return [ROOT / name for name in listed if name and (ROOT / name).exists()]
+def run(*command: str, cwd: Path = ROOT) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def requirement_names(requirements: list[str]) -> set[str]:
@@ -85,22 +78,6 @@ def test_ci_calls_the_readmes_test_command():
     assert "run: make test\n" in (ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
-def test_every_chapter_stands_in_both_tables_with_the_same_title_and_minutes(chapter):
-    notebook = json.loads((ROOT / f"notebooks/{chapter}.ipynb").read_text(encoding="utf-8"))
-    first = "".join(notebook["cells"][0]["source"])
-    minutes = re.search(r"\*\*Minutes\*\*: (\d+)", first)[1]
-    start = (ROOT / "notebooks/src/00_start_here.py").read_text(encoding="utf-8")
-    for text, link in ((README, f"notebooks/{chapter}.ipynb"), (start, f"{chapter}.ipynb")):
-        row = re.search(rf"^.*\]\({link}\).*$", text, re.MULTILINE)
-        assert row, f"{link} is missing from a table of chapters"
-        assert f"| {minutes} |" in row[0], f"{link}: the chapter says {minutes} minutes"
-    assert README.count(f"/notebooks/{chapter}.ipynb)") == 1  # the badge
-    assert (
-        f"{PROJECT['urls']['Repository'].split('.com/')[1]}/blob/main/notebooks/{chapter}" in README
-    )
-
-
 def test_every_file_the_readme_links_to_exists():
     for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (ROOT / link).exists(), link
@@ -108,39 +85,36 @@ def test_every_file_the_readme_links_to_exists():
 
 def test_the_readmes_python_example_runs(tmp_path):
     example = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
-    shorter = example.replace("cifar_resnet(20,", "cifar_resnet(8,").replace("epochs=3", "epochs=1")
-    shorter = shorter.replace("fashion_mnist()", "fashion_mnist(size=8)")
-    assert shorter.count("(8,") == shorter.count("epochs=1") == shorter.count("size=8") == 1
-    done = subprocess.run(
-        [sys.executable, "-c", shorter], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Score(loss=")
+    few = example.replace("fashion_mnist()", "(all[:64] for all in fashion_mnist(size=8))")
+    assert few.count("[:64]") == 1
+    assert run(sys.executable, "-c", few, cwd=tmp_path).startswith("Score(loss=")
 
 
 def test_no_file_names_a_machines_folder_or_a_package_host():
     hosts = ["pypi" + ".org", "pythonhosted" + ".org", "npmjs" + ".org", "debian" + ".org"]
     folders = ["/ro" + "ot/", "/wo" + "rk/", "/ho" + "me/"]
-    for path in tracked():
-        if path.suffix in {".py", ".md", ".toml", ".yml", ".ipynb", ".txt", ".json", ".cfg", ""}:
-            text = path.read_text(encoding="utf-8")
-            assert not [word for word in hosts + folders if word in text], path
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
+    kinds = {".py", ".md", ".toml", ".yml", ".ipynb", ".txt", ".json", ".cfg", ""}
+    for path in {ROOT / name for name in listed if Path(name).suffix in kinds}:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        assert not [word for word in hosts + folders if word in text], path
 
 
 def test_the_core_imports_torch_and_nothing_else_heavy():
     heavy = {"torchvision", "matplotlib", "d2l", "IPython", "tqdm", "pandas"}
-    code = f"import torch, sys; before = set(sys.modules); import d2lres; print(*({heavy} & (set(sys.modules) - before)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == ""
+    code = f"import torch, sys; a = set(sys.modules); import d2lres; b = {heavy} & set(sys.modules) - a"
+    assert run(sys.executable, "-c", f"{code}; print(*b)") == "\n"
 
 
-def test_ruff_finds_nothing():
-    done = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "--no-cache", "."],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
+def test_the_helper_module_is_small():
+    lines, long = 0, []
+    for path in sorted((ROOT / "d2lres").glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        lines += len(text.splitlines())
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 60:
+                long.append(
+                    f"{path.name}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
+                )
+    assert long == []
+    assert lines <= 2000

@@ -2,6 +2,8 @@
 # # Start here
 # Two networks, one race: in half a minute you see the problem that residual networks solve, on real images and on your own machine.
 #
+# **You can afterwards** use the course, and say what happened in its first race.
+#
 # **What you will learn**
 # - how every chapter works: a claim, your prediction, a cell, what was seen
 # - whether this machine can run the course
@@ -21,15 +23,7 @@
 # Digits in measured outputs differ a little from machine to machine. Shapes, counts and verdicts do not.
 #
 # ## The chapters
-# | chapter | you can afterwards | minutes |
-# |---|---|---|
-# | [00 Start here](00_start_here.ipynb) | use the course | 30 |
-# | [01 Degradation](01_degradation.ipynb) | show that more layers can mean worse *training* error | 75 |
-# | [02 The residual block](02_residual_block.ipynb) | build the block, and say what it can and cannot represent | 90 |
-# | [03 ResNet-18](03_resnet18.ipynb) | assemble the network and account for every parameter | 75 |
-# | [04 Gradient flow](04_gradient_flow.ipynb) | say what shortcuts do to gradients, and train 1,004 layers | 120 |
-# | [05 Training](05_training.ipynb) | run the notes' recipe, find where its time goes, and beat it | 90 |
-# | [08 Scaling out](08_scaling_out.ipynb) | train in several processes, and say what that changes | 60 |
+# <!-- chapters -->
 #
 # The answers to all exercises stand in the folder `solutions`, executed as well.
 
@@ -130,7 +124,7 @@ from collections import Counter
 
 from IPython.display import Markdown, display
 
-from d2lres.claims import claims, ledger
+from d2lres.records import claims, ledger
 
 verdicts = Counter(row["verdict"].split()[0] for row in claims())
 assert set(verdicts) <= {"holds", "false"}
@@ -162,7 +156,11 @@ print("seed before each:          ", torch.equal(early.conv1.weight, again.conv1
 # <details><summary>Hint</summary><code>evaluate(model, data)</code> gives a loss and an accuracy, and the accuracy is a fraction from 0 to 1.</details>
 
 # %%
+import torch
+
+from d2lres import cifar_resnet
 from d2lres.checks import start as check
+from d2lres.training import evaluate
 
 
 def error_rate(model, data) -> float:

@@ -1,8 +1,10 @@
 # %% [markdown]
-# # Chapter 2. The residual block
+# # The residual block
 #
 # You write f(x) = x + g(x) by hand, find out what it can and cannot do, and finish with a block
 # that agrees with `d2l` as it stands, and with torchvision after two changes.
+#
+# **You can afterwards** build the block, and say what it can and cannot represent.
 #
 # **What you will learn**
 # - to write a residual block in a dozen lines, and to say which shapes it accepts
@@ -18,7 +20,7 @@
 
 # %% tags=["setup"]
 
-# %%
+# %% tags=["needed"]
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -37,7 +39,7 @@ from d2lres import figures
 # (BN), ReLU, convolution, BN.
 
 # %%
-figures.show(figures.block())
+figures.show("block")
 
 # %% [markdown]
 # You can build it without a class. The addition needs equal shapes on both sides.
@@ -241,7 +243,7 @@ assert (relu_first >= x).all() and (usual < x).any()
 # channels of each pixel and, with a stride, skips pixels.
 
 
-# %%
+# %% tags=["needed"]
 class FullBlock(nn.Module):
     def __init__(self, input_channels, num_channels, use_1x1conv=False, strides=1):
         super().__init__()
@@ -342,7 +344,7 @@ print(f"{seen.sum()} of {seen.numel()} pixels")
 # s(x).
 
 # %%
-figures.show(figures.blocks())
+figures.show("blocks")
 
 # %% [markdown]
 # A **stage** is a run of blocks that work at the same resolution. `resnet_block` lists the blocks
@@ -491,7 +493,7 @@ for conv in (mine.conv1, mine.conv2, mine.conv3):
 mine.conv3 = nn.Sequential(mine.conv3, nn.BatchNorm2d(6))
 print("mine changed:   ", parameters(mine), "  torchvision:", parameters(theirs))
 
-references.copy_weights(mine, theirs)
+theirs.load_state_dict(dict(zip(theirs.state_dict(), mine.state_dict().values())))
 print("equal outputs:  ", torch.equal(mine.train()(x), theirs.train()(x)))
 assert torch.equal(mine.eval()(x), theirs.eval()(x))
 
@@ -669,6 +671,7 @@ except NotImplementedError as error:
 # you add.</details>
 
 # %%
+from d2lres import Residual
 from d2lres.checks import block as check
 
 

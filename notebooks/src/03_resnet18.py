@@ -1,6 +1,8 @@
 # %% [markdown]
-# # Chapter 3. ResNet-18
+# # ResNet-18
 # You assemble ResNet-18 from the block of chapter 2, account for every one of its parameters, and pour torchvision's weights into your own copy until both give the same answers.
+#
+# **You can afterwards** assemble the network and account for every parameter.
 #
 # **What you will learn**
 # - to build the network from a stem, four stages and a head, and to predict every shape on the way
@@ -13,7 +15,7 @@
 
 # %% tags=["setup"]
 
-# %%
+# %% tags=["needed"]
 from collections import Counter, OrderedDict
 
 import torch
@@ -30,7 +32,7 @@ from d2lres.figures import show
 # **Predict** before you look: an image of 224 × 224 goes in. How large are the feature maps just before the head, and how many times was the side halved to get there?
 
 # %%
-show(figures.resnet18())
+show("resnet18")
 
 # %% [markdown]
 # The maps end at 7 × 7, after five halvings: one in the first convolution, one in the max-pool, and one at the start of stages 2, 3 and 4. The numbered layers are the ones that count. You will count them yourself below.
@@ -266,9 +268,10 @@ for name in (50, 101, 152):
 # **Predict**: all stages have the same number of 3 × 3 convolutions. What share of all parameters is in stage 4?
 
 # %%
-from d2lres.references import torchvision_resnet
+import torchvision
 
-theirs = torchvision_resnet(18, num_classes=10, in_channels=1)
+theirs = torchvision.models.resnet18(num_classes=10)
+theirs.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)  # for grey images
 table = [("stem", count(*stem), count(theirs.conv1, theirs.bn1))]
 table += [
     (f"stage {i}", count(stages[i - 1]), count(theirs.get_submodule(f"layer{i}")))
@@ -709,6 +712,9 @@ check.stage_parameters(stage_parameters)
 
 
 # %%
+from d2lres import resnet_block
+
+
 def resnet34_from_blocks(num_classes: int = 10) -> nn.Sequential:
     """(N, 1, H, W) -> logits (N, num_classes)."""
     ### BEGIN SOLUTION

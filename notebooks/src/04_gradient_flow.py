@@ -1,6 +1,8 @@
 # %% [markdown]
-# # Chapter 4. Gradient flow
+# # Gradient flow
 # Why do shortcuts make deep networks trainable? The usual answer, that they keep gradients from vanishing, does not survive a measurement. Here you measure the gradient instead, and at the end you train a network of 1,004 layers.
+#
+# **You can afterwards** say what shortcuts do to gradients, and train 1,004 layers.
 #
 # **What you will learn**
 # - what the chain rule says about a stack of residual blocks, and what it does not say
@@ -145,17 +147,17 @@ for kind in ("plain", "residual"):
     for depth in (8, 20, 56, 110):
         net = build(depth, residual=kind == "residual")
         *norms, _ = probes.gradient_norms(net, images, labels).values()  # without the linear layer
-        profiles[f"{kind}-{depth}"] = norms
+        profiles[kind, depth] = norms
         print(f"{kind:>12}-{depth:<3} {norms[0]:18.2f} {norms[-1]:18.2f}")
-first = {name: norms[0] for name, norms in profiles.items()}
-assert first["plain-110"] > 100 * first["plain-56"] > 1000 * first["plain-20"]  # for seeds 0-4
-assert first["residual-110"] < 50 and min(first.values()) > 0.1
+first = {net: norms[0] for net, norms in profiles.items()}
+assert first["plain", 110] > 100 * first["plain", 56] > 1000 * first["plain", 20]  # for seeds 0-4
+assert first["residual", 110] < 50 and min(first.values()) > 0.1
 
 # %% [markdown]
 # It grows, and how. In a plain network of 110 layers the first gradient is *millions* of times larger than the last. Nothing vanishes: the gradient **explodes** towards the input. The residual networks stay within a factor of a hundred.
 
 # %% tags=["nbval-ignore-output", "reason: the lines differ a little between machines"]
-shown = {name: norms for name, norms in profiles.items() if name.endswith(("56", "110"))}
+shown = {(kind, depth): norms for (kind, depth), norms in profiles.items() if depth >= 56}
 figures.show(
     figures.lines(
         shown,
@@ -165,7 +167,7 @@ figures.show(
         title="At initialisation, with batch normalisation",
     )
 )
-growth = (first["plain-110"] / first["plain-56"]) ** (1 / 54)
+growth = (first["plain", 110] / first["plain", 56]) ** (1 / 54)
 print(f"the gradient grows by a factor of {growth:.2f} per layer")
 assert 1.1 < growth < 1.35  # for seeds 0-4
 
@@ -181,14 +183,16 @@ assert 1.1 < growth < 1.35  # for seeds 0-4
 # **Predict** for 110 plain layers: do five draws agree within a factor of ten? And from which depth on does every plain network lie above every residual one?
 
 # %% tags=["claim:N10"]
-from d2lres import experiments
+from d2lres.records import recorded
 
 growths = {}
-for run in experiments.recorded("gradients")["runs"]:
+for run in recorded("gradients")["runs"]:
     norms = run["with_bn"]
     growths.setdefault((run["kind"], run["depth"]), []).append(norms["first"] / norms["last"])
-figures.show(figures.depth_summary(growths, "first gradient / last gradient", log=True))
-for depth in (8, 20, 56, 110):
+depths, ylabel = [8, 20, 56, 110], "first gradient / last gradient"
+seeds = {(k,): (depths, list(zip(*(growths[k, d] for d in depths)))) for k in ("plain", "residual")}
+figures.show(figures.lines(seeds, "depth (layers)", ylabel, log="y"))
+for depth in depths:
     apart = min(growths["plain", depth]) > max(growths["residual", depth])
     print(depth, "layers, every plain network above every residual one:", apart)
     assert apart == (depth >= 56)
@@ -285,15 +289,36 @@ assert residual[10][0] > 0.05 and residual[1][2] > 0.9
 # ## Shattered gradients
 # A norm is one number. Does the gradient also point somewhere useful? A gradient by the weights is a product of the same Jacobians as the gradient by the input. If that one turns with every tiny move of the input, then each image asks for another step, however healthy the length. Such a gradient is **shattered**.
 #
-# Make it visible (Balduzzi et al. 2017): a network with **one** number as input and one as output, whose gradient you follow along a line. Here by hand for a network of two layers.
+# Make it visible (Balduzzi et al. 2017, section 2): a network with **one** number as input and one as output, whose gradient you follow along a line.
+
 
 # %%
-torch.manual_seed(0)
-shallow = probes.shattering_net(2)
-line = probes.shattering_line().requires_grad_()
-(by_hand,) = torch.autograd.grad(shallow(line).sum(), line)
-gradients = probes.input_gradients(shallow, line)
-print("points on the line:", len(line), "  equal:", torch.allclose(gradients, by_hand))
+from torch import nn
+
+
+class Skip(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def gradient_along(line, depth, kind):
+    """The gradient of a random network of `depth` linear layers at each point of the line."""
+    net = nn.Sequential(first := nn.Linear(1, 200))
+    for _ in range(depth - 2):
+        linear, bn = nn.Linear(200, 200, bias=False), nn.BatchNorm1d(200, momentum=1.0)
+        net.append((Skip if kind == "residual" else nn.Sequential)(nn.ReLU(), linear, bn))
+    net.extend([nn.ReLU(), nn.Linear(200, 1)])
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    nn.init.normal_(first.bias)  # sets the kinks apart: without it they all lie at 0
+    net(line)  # every BN takes its statistics from the line
+    outputs = net.eval()(line)  # and keeps them: no input changes another's output
+    return torch.autograd.grad(outputs.sum(), line)[0].flatten()
+
+
+line = torch.linspace(-2, 2, 256)[:, None].requires_grad_()
+print("gradients:", tuple(gradient_along(line, 2, "plain").shape))
 
 # %% [markdown]
 # The deep networks have 50 layers, each behind a BN with fixed statistics, and differ in the shortcuts only. You see 100 neighbouring points of each.
@@ -309,9 +334,10 @@ kinds = {
 along = {}
 for name, (depth, kind) in kinds.items():
     torch.manual_seed(0)
-    g = probes.input_gradients(probes.shattering_net(depth, kind=kind), probes.shattering_line())
-    along[name] = g.flatten() / g.std()
-shifted = {name: (g[:100] - 6 * i).tolist() for i, (name, g) in enumerate(along.items())}
+    g = gradient_along(line, depth, kind)
+    along[name] = g / g.std()
+nets = {"plain-50": ("plain", 50), "residual-50": ("residual", 50)}  # drawn by kind and depth
+shifted = {nets.get(k, k): (g[:100] - 6 * i).tolist() for i, (k, g) in enumerate(along.items())}
 figures.show(figures.lines(shifted, "place on the line", "gradient, each on its own level"))
 turns = {name: (g[1:] * g[:-1] < 0).float().mean().item() for name, g in along.items()}
 print("changes of sign from one point to the next:", {k: f"{v:.0%}" for k, v in turns.items()})
@@ -325,16 +351,18 @@ assert turns["plain-50"] > turns["residual-50"]
 
 
 # %% tags=["nbval-ignore-output", "reason: correlations differ in their digits between machines"]
+def autocorrelation(values, lags=15):
+    v = values.double() - values.double().mean()
+    return [((v[: len(v) - k] * v[k:]).sum() / v.square().sum()).item() for k in range(lags + 1)]
+
+
 def correlations(seed):
-    found = {
-        "white noise": probes.white_noise(256, seed),
-        "brown noise": probes.brown_noise(256, seed),
-    }
+    white = torch.randn(256, generator=torch.Generator().manual_seed(seed))
+    found = {"white noise": white, "brown noise": white.cumsum(0)}  # a walk of white steps
     for name, (depth, kind) in kinds.items():
         torch.manual_seed(seed)
-        net = probes.shattering_net(depth, kind=kind)
-        found[name] = probes.input_gradients(net, probes.shattering_line())
-    return {name: probes.autocorrelation(values, 15) for name, values in found.items()}
+        found[name] = gradient_along(line, depth, kind)
+    return {name: autocorrelation(values) for name, values in found.items()}
 
 
 by_seed = [correlations(seed) for seed in range(5)]
@@ -352,7 +380,7 @@ mean = {
 }
 figures.show(
     figures.lines(
-        {name: (range(16), values) for name, values in mean.items()},
+        {nets.get(name, name): (range(16), values) for name, values in mean.items()},
         "lag",
         "autocorrelation of the gradient",
         title="Mean of five seeds",
@@ -464,7 +492,7 @@ assert after["SkipInit"] < 1.8 and after["SkipInit"] < after["nothing"] - 0.3  #
 # Multiply out (*I* + *J*₃)(*I* + *J*₂)(*I* + *J*₁): eight terms, one for each choice of blocks. A residual network is a sum over **paths**.
 
 # %%
-figures.show(figures.paths(3))
+figures.show("paths")
 
 # %% [markdown]
 # **Predict**: the terms of the three-block stack at the top of the chapter sum to 1.6875. How much of this does the longest path contribute?
@@ -531,7 +559,7 @@ numbers = (1, 2, 3, 5, 6, 8, 9)  # blocks 4 and 7 change the shape, so nothing c
 cut = {kind: list(result["without"].values()) for kind, result in lesions.items()}
 figures.show(
     figures.lines(
-        {kind: (numbers, values) for kind, values in cut.items()},
+        {(kind,): (numbers, values) for kind, values in cut.items()},
         "block taken out",
         "test accuracy",
         ylim=(0, 1),
@@ -549,7 +577,7 @@ assert np.mean(cut["residual"]) > np.mean(cut["plain"]) + 0.3  # for seeds 0-4
 # %%
 def accuracies(kind, what):
     """Of the five recorded seeds, one row each, without each block or with two `swapped`."""
-    runs = experiments.recorded("lesion")["runs"]
+    runs = recorded("lesion")["runs"]
     return np.array([list(run["lesion"][what].values()) for run in runs if run["kind"] == kind])
 
 
@@ -562,7 +590,7 @@ for kind in cut:
     )
 figures.show(
     figures.lines(
-        {kind: (numbers, np.median(cut[kind], axis=0)) for kind in cut},
+        {(kind,): (numbers, np.median(cut[kind], axis=0)) for kind in cut},
         "block taken out",
         "test accuracy, median of five seeds",
         ylim=(0, 1),
@@ -671,7 +699,7 @@ thousand = zero_init(build(1004, residual=True))
 start = time.perf_counter()
 loss = steps(thousand, 24)
 seconds = time.perf_counter() - start
-figures.show(figures.lines({"residual-1004": loss}, "step", "training loss"))
+figures.show(figures.lines({("residual", 1004): loss}, "step", "training loss"))
 print(
     f"first four steps {np.mean(loss[:4]):.2f}, last four {np.mean(loss[-4:]):.2f};"
     f" {seconds / 24:.1f} s per step"
@@ -687,13 +715,16 @@ assert np.mean(loss[-4:]) < np.mean(loss[:4]) - 0.25  # for seeds 0-4
 
 # %% tags=["claim:N12"]
 curves = {}
-for run in experiments.recorded("thousand-layers")["runs"]:
+for run in recorded("thousand-layers")["runs"]:
     curves.setdefault(run["kind"], []).append(run["losses"])
 exploded = curves.pop("plain")
 print("plain: steps before the loss is NaN:", [losses.index(None) for losses in exploded])
-medians = {
-    kind.replace("-zero", ", zeros"): np.median(runs, axis=0) for kind, runs in curves.items()
+nets = {
+    "plain-zero": ("plain", 1004, "zeros"),
+    "residual": ("residual", 1004),
+    "residual-zero": ("residual", 1004, "zeros"),
 }
+medians = {net: np.median(curves[kind], axis=0) for kind, net in nets.items()}
 figures.show(figures.lines(medians, "step", "training loss, median of five seeds", log="y"))
 ends = {kind: [np.mean(losses[-10:]) for losses in runs] for kind, runs in curves.items()}
 for kind, losses in ends.items():
@@ -772,10 +803,10 @@ def profile(depth, batch_norm, shortcut):
     net = build(depth, residual=shortcut)
     net = net if batch_norm else probes.without_bn(net)
     *norms, _ = probes.gradient_norms(net, images[:16], labels[:16]).values()
-    name = f"{'residual' if shortcut else 'plain'}-{depth}"
-    title = f"{name}, {'with' if batch_norm else 'without'} BN"
+    kind = "residual" if shortcut else "plain"
+    title = f"{kind}-{depth}, {'with' if batch_norm else 'without'} BN"
     return figures.lines(
-        {name: norms},
+        {(kind, depth): norms},
         "layer, counted from the image",
         "gradient norm",
         log="y",
@@ -830,6 +861,12 @@ print("batches given: 1, batches seen by the BN of a block:", seen)
 # <details><summary>Hint</summary>Slopes multiply. A residual step has slope 1 + j. The empty stack is the identity, with gradient 1.</details>
 
 # %%
+from math import comb, prod
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
 from d2lres.checks import gradient_flow as check
 
 

@@ -1,6 +1,8 @@
 # %% [markdown]
-# # Chapter 5. Training
+# # Training
 # You repeat the training run of the notes, find out where its time goes, and then reach a better network in a fraction of that time, one measured change after the other.
+#
+# **You can afterwards** run the notes' recipe, find where its time goes, and beat it.
 #
 # **What you will learn**
 # - to run a recipe as written, even when its batch is too large for your memory
@@ -13,7 +15,7 @@
 
 # %% tags=["setup"]
 
-# %%
+# %% tags=["needed"]
 import copy
 import time
 from math import ceil, log
@@ -22,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from d2lres import BasicBlock, ResNet, experiments, figures, probes
+from d2lres import BasicBlock, ResNet, figures, probes
 from d2lres.data import fashion_mnist
+from d2lres.records import recorded
 from d2lres.references import notes_resnet18
 from d2lres.training import default_device, fit
 
@@ -106,7 +109,7 @@ print(f"{six_seconds:.0f} seconds, {6 * 512 / six_seconds:.0f} images per second
 assert 2.1 < losses[0] < 2.7 and min(losses[4:]) < losses[0] - 0.6  # holds for seeds 0-4
 
 # %% tags=["claim:N17", "nbval-ignore-output", "reason: losses and seconds differ between machines"]
-record = experiments.recorded("recipe")["runs"][0]
+record = recorded("recipe")["runs"][0]
 figures.show(
     figures.lines(
         {"the notes": noted, "yours": losses, "recorded": record["losses"][:6]},
@@ -140,8 +143,38 @@ assert len(record["losses"]) == 118 * len(record["test"]) and record["test"][0][
 
 # %% [markdown]
 # ## Where the time goes
-# A training step has four parts: fetch the data, forward pass, backward pass, update. PyTorch's **profiler** records every operation with its start and end. `record_function` gives a part its name, and the course's `where_time_goes` adds up what it finds there. From here on everything runs on the CPU.
-#
+# A training step has four parts: fetch the data, forward pass, backward pass, update. PyTorch's **profiler** records every operation with its start and end. `record_function` gives a part its name, and the function below adds up the seconds by part and kind of operation. From here on everything runs on the CPU.
+
+# %%
+import os
+import re
+
+KINDS = {  # the first whose pattern is found in PyTorch's name for the operation
+    "convolution": r"conv|aten::(addmm|mm)$",
+    "batch norm": r"batch_norm",
+    "ReLU, addition, pooling": r"relu|clamp_min|threshold|pool|aten::(add|mean)$",
+    "other": "",
+}
+
+
+def where_time_goes(step):
+    """Seconds on the CPU, {part: {kind of operation: seconds}}, of the named parts of step()."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler talks about itself
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, acc_events=True) as profiler:
+        step()
+    parts = {}
+    for event in sorted(profiler.events(), key=lambda event: event.time_range.start):
+        top = event
+        while top.cpu_parent is not None:
+            top = top.cpu_parent
+        if "::" not in top.name:  # a part; PyTorch's own names look like aten::add
+            kind = next(kind for kind, pattern in KINDS.items() if re.search(pattern, event.name))
+            part = parts.setdefault(top.name, dict.fromkeys(KINDS, 0.0))
+            part[kind] += event.self_cpu_time_total / 1e6
+    return parts
+
+# %% [markdown]
 # **Predict**: how many times as long as the forward pass does the backward pass take? And what share has BN?
 
 # %% tags=["nbval-ignore-output", "reason: seconds differ between machines"]
@@ -164,7 +197,7 @@ def step(size=32):
 
 
 step()  # the first step also allocates memory
-spent = probes.where_time_goes(step)
+spent = where_time_goes(step)
 total = sum(sum(part.values()) for part in spent.values())
 share = {name: {k: 100 * s / total for k, s in part.items()} for name, part in spent.items()}
 figures.show(figures.stacked(share, "share of a training step (%)"))
@@ -391,7 +424,7 @@ assert feeding["now"] > 3 * feeding["at the start"] and fastest > 15 * table[1][
 # %%
 from statistics import median
 
-bench = experiments.recorded("benchmarks")
+bench = recorded("benchmarks")
 rows = bench["rows"]
 ninety, notes = rows["ninety"]["runs"], median(rows["ninety"]["notes_epoch_seconds"])
 took = median(run["seconds"] for run in ninety)
@@ -463,7 +496,7 @@ print("epochs done:", len(run.loss))
 # %%
 runs = [
     run["history"]
-    for run in experiments.recorded("degradation")["runs"]
+    for run in recorded("degradation")["runs"]
     if (run["kind"], run["depth"]) == ("residual", 20)
 ]
 curve = {
@@ -654,7 +687,7 @@ def final_rate(step_every_batch):
     optimizer = torch.optim.SGD(small_net().parameters(), lr=0.2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=3 * 47)
     peak = 0
-    for epoch in range(3):
+    for _epoch in range(3):
         for _ in range(47):
             optimizer.step()
             peak = max(peak, optimizer.param_groups[0]["lr"])

@@ -1,6 +1,8 @@
 # %% [markdown]
-# # Chapter 8. Scaling out
+# # Scaling out
 # You train one network in two processes at once, and you know what this leaves exactly as it was, what it changes a little, and what you must change yourself.
+#
+# **You can afterwards** train in several processes, and say what that changes.
 #
 # **What you will learn**
 # - how several processes compute the gradient of one batch, each on its own images
@@ -13,8 +15,7 @@
 
 # %% tags=["setup"]
 
-# %%
-import json
+# %% tags=["needed"]
 import subprocess
 import sys
 import tempfile
@@ -26,9 +27,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from d2lres import cifar_resnet, probes
+from d2lres.checkpoints import load_checkpoint
 from d2lres.checks import scaling_out as check
 from d2lres.data import fashion_mnist
-from d2lres.training import evaluate, fit, load_checkpoint, progress_bar
+from d2lres.training import evaluate, fit, progress_bar
 
 train, test = fashion_mnist(size=14)  # 14x14 pixels: a quarter of the arithmetic
 
@@ -88,7 +90,7 @@ assert off[2] > 0.05 and off[32] > 1.3 * off[2]  # holds for seeds 0-4
 # ## Two processes for real
 # PyTorch starts the processes with `torchrun`, which is `python -m torch.distributed.run`. Each one runs the same command, and `fit` notices that it is not alone. It wraps the network in PyTorch's `DistributedDataParallel`, takes its share of every batch, and lets rank 0 alone write files.
 #
-# From a notebook, start it as a subprocess. The helper returns the history, one line of JSON per epoch.
+# From a notebook, start it as a subprocess. The helper returns the history, which lies in the checkpoint.
 
 
 # %%
@@ -102,34 +104,15 @@ def torchrun(processes, *command):
     return done.stdout
 
 
+OPTIONS = "--model cifar_resnet --depth 8 --width 16 --size 14 --epochs 2 --batch-size 128"
+
+
 def train_with(processes, folder):
-    """Two epochs of the same training; its history as a list of dictionaries."""
-    file = Path(folder, f"{processes}.jsonl")
-    torchrun(
-        processes,
-        "-m",
-        "d2lres",
-        "train",
-        "--model",
-        "cifar_resnet",
-        "--depth",
-        "8",
-        "--width",
-        "16",
-        "--size",
-        "14",
-        "--epochs",
-        "2",
-        "--batch-size",
-        "128",
-        "--device",
-        "cpu",
-        "--threads",
-        "1",
-        "--history",
-        str(file),
-    )
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    """The history of two epochs of the same training."""
+    file = Path(folder, f"{processes}.pt")
+    options = f"{OPTIONS} --device cpu --threads 1 --checkpoint".split()
+    torchrun(processes, "-m", "d2lres", "train", *options, str(file))
+    return load_checkpoint(file)["history"]
 
 
 # %% [markdown]
@@ -143,11 +126,11 @@ print("processes   best images/s   loss by epoch")
 with tempfile.TemporaryDirectory() as folder:
     for n in progress_bar((1, 2)):
         runs[n] = run = train_with(n, folder)
-        speed[n] = max(len(train) / epoch["seconds"] for epoch in run)
-        print(f"{n:9} {speed[n]:15,.0f}  ", *(f"{epoch['loss']:.4f}" for epoch in run))
+        speed[n] = len(train) / min(run.seconds)
+        print(f"{n:9} {speed[n]:15,.0f}  ", *(f"{loss:.4f}" for loss in run.loss))
 print(f"two processes reach {speed[2] / speed[1]:.2f} times the speed of one")
-assert all(run[1]["loss"] < run[0]["loss"] - 0.3 for run in runs.values())  # both learn
-assert runs[1][-1]["loss"] != runs[2][-1]["loss"]  # BN
+assert all(run.loss[1] < run.loss[0] - 0.3 for run in runs.values())  # both learn
+assert runs[1].loss[-1] != runs[2].loss[-1]  # BN
 
 # %% [markdown]
 # The ratio divided by the number of processes is the **scaling efficiency**. It stays below 1: the gradients must travel, all wait for the slowest process, and the cores share one memory. Where two cores are not free, two processes gain nothing.
