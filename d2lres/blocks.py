@@ -79,12 +79,10 @@ def resnet_block(
         wish = f"{input_channels} go in and {num_channels} should come out"
         remedy = "make them equal, or set first_block=False"
         raise ValueError(f"the first stage keeps its channels, but {wish}: {remedy}.")
-    return [
-        Residual(input_channels, num_channels, use_1x1conv=True, strides=2)
-        if i == 0 and not first_block
-        else Residual(num_channels, num_channels)
-        for i in range(num_residuals)
-    ]
+    halves = not first_block
+    first = Residual(input_channels, num_channels, use_1x1conv=halves, strides=1 + halves)
+    more = [Residual(num_channels, num_channels) for _ in range(num_residuals - 1)]
+    return [first, *more][:num_residuals]
 
 
 class PadShortcut(nn.Module):

@@ -35,27 +35,22 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
         state = torch.load(path, map_location="cpu", weights_only=True)
         missing = PARTS - (state.keys() if isinstance(state, dict) else set())
         if not missing:
-            state["history"] = History(**state["history"])
-            return state
-        problem = (
-            f"{path} is no checkpoint of fit, it lacks {', '.join(sorted(missing))}: load it with "
-            "torch.load(path, weights_only=True) instead, or choose another file."
-        )
+            return state | {"history": History(**state["history"])}
+        remedy = "load it with torch.load(path, weights_only=True) instead, or choose another file"
+        problem = f"is no checkpoint of fit, it lacks {', '.join(sorted(missing))}: {remedy}."
     except FileNotFoundError:
-        problem = f"there is no checkpoint {path}."
+        raise CheckpointError(f"there is no checkpoint {path}.") from None
     except (IsADirectoryError, PermissionError) as error:
-        problem = f"{path} cannot be read ({error.strerror})."
+        problem = f"cannot be read ({error.strerror})."
     except UnpicklingError:
         problem = (
-            f"{path} is damaged or holds more than tensors and plain data, so it was not opened "
-            "further: opening it could run code of whoever made it. Delete it to start afresh."
+            "is damaged or holds more than tensors and plain data, so it was not opened further: "
         )
+        problem += "opening it could run code of whoever made it. Delete it to start afresh."
     except Exception:  # torch.load raises whatever the broken bytes lead it to
-        problem = (
-            f"{path} is not a complete checkpoint (half-written, damaged, or made by another "
-            "version): delete it to start afresh."
-        )
-    raise CheckpointError(problem)
+        why = "half-written, damaged, or made by another version"
+        problem = f"is not a complete checkpoint ({why}): delete it to start afresh."
+    raise CheckpointError(f"{path} {problem}")
 
 
 class Checkpoint:
@@ -96,26 +91,23 @@ class Checkpoint:
         """Put model, optimizer, scheduler and random numbers where `state` has them."""
         for name, value in self.settings.items():
             if (theirs := state["run"].get(name)) != value:
-                raise CheckpointError(
-                    f"{self.path} belongs to a run with {name}={theirs}, not {value}: use the same "
-                    "settings to continue it, or another file to start afresh."
-                )
+                what = f"{self.path} belongs to a run with {name}={theirs}, not {value}"
+                remedy = "use the same settings to continue it, or another file to start afresh"
+                raise CheckpointError(f"{what}: {remedy}.")
         ours = _architecture(repr(self.model), self.model.state_dict())
         saved = _architecture(state["architecture"], state["model"])
         if different := [pair for pair in zip_longest(saved, ours) if len(set(pair)) > 1]:
             there, here = (line or "nothing" for line in different[0])
-            raise CheckpointError(
-                f"{self.path} is of another architecture: {there} there and {here} here. Build the "
-                "model it was made with, or use another file."
-            )
+            what = f"{self.path} is of another architecture: {there} there and {here} here"
+            raise CheckpointError(f"{what}. Build the model it was made with, or use another file.")
         try:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(state["scheduler"])
         except (RuntimeError, ValueError, KeyError) as error:
+            what = f"{self.path} was made with another optimizer"
             raise CheckpointError(
-                f"{self.path} was made with another optimizer: use the same one, or another file "
-                f"({error})."
+                f"{what}: use the same one, or another file ({error})."
             ) from error
         self.model.load_state_dict(state["model"])
         torch.set_rng_state(state["random"])
@@ -131,9 +123,10 @@ class Checkpoint:
         except (OSError, RuntimeError) as error:
             full = isinstance(error, RuntimeError) and disk_usage(self.path.parent).free < 2**20
             reason = "the disk is full" if full else error  # torch.save: "unexpected pos 24 vs 20"
+            what = f"could not write the checkpoint {self.path} ({reason})"
+            remedy = "choose a folder that you may write to and that has room"
             raise CheckpointError(
-                f"could not write the checkpoint {self.path} ({reason}): choose a folder that you "
-                "may write to and that has room; the model keeps what it has learned."
+                f"{what}: {remedy}; the model keeps what it has learned."
             ) from error
         finally:
             with suppress(OSError):

@@ -1,7 +1,6 @@
 """The command line: python -m d2lres doctor | lab | train | experiment
 
-`train` runs in one process or, under torchrun, in many. Its `--batch-size` is that of all together,
-so that their number changes the speed and, batch norm's statistics aside, not the result.
+`train` runs in one process or, under torchrun, in many; `--batch-size` is that of all together.
 """
 
 import argparse
@@ -26,10 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     given, rest = parser.parse_known_args(arguments)
     if rest and given.command != "experiment":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    run = {"doctor": doctor, "lab": open_lab, "train": train, "experiment": run_experiment}
-    given.rest = rest
+    run = dict(doctor=doctor, lab=open_lab, train=train, experiment=experiment)
     try:
-        return run[given.command](given)
+        return run[given.command](given, *rest)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"d2lres: {error}", file=sys.stderr)
         return 1
@@ -43,13 +41,13 @@ def doctor(given: argparse.Namespace) -> int:
 
     text, ready = report()
     print(text)
-    return 0 if ready else 1
+    return int(not ready)
 
 
-def run_experiment(given: argparse.Namespace) -> int:
+def experiment(given: argparse.Namespace, *rest: str) -> int:
     from d2lres.records import asset
 
-    command = [sys.executable, str(asset("make_experiments.py")), *given.rest]
+    command = [sys.executable, str(asset("make_experiments.py")), *rest]
     os.execve(sys.executable, command, {"PYTHONPATH": str(Path(__file__).parents[1]), **os.environ})
 
 
@@ -94,7 +92,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("--model", "which network", choices=MODELS, default="resnet18")
     option("--depth", "layers of cifar_resnet, 8, 14, 20, ... (default: 20)", type=depth)
     option("--width", "channels of cifar_resnet's first stage (default: 16)", type=count)
-    option("--data", "which images", choices=["fashion_mnist"], default="fashion_mnist")
     option("--subset", "6,000 images or 60,000", choices=["sample", "full"], default="sample")
     option("--root", "folder searched first for the full set", type=Path)
     option("--size", "side of the images in pixels (default: as they are)", type=count)
@@ -105,12 +102,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("--label-smoothing", "share of each label spread over all", type=share, default=0.0)
     option("--seed", "decides initial weights and order of images", type=seed, default=0)
     option("--device", "where to train (default: a GPU if any)", choices=["cpu", "cuda", "mps"])
-    yes_or_no = argparse.BooleanOptionalAction
-    option("--mixed-precision", "compute in bfloat16 (default: on GPUs with it)", action=yes_or_no)
-    threads = "CPU threads of each process (default: all cores; 1 where torchrun starts several)"
+    either = argparse.BooleanOptionalAction
+    option("--mixed-precision", "compute in bfloat16 (default: on GPUs with it)", action=either)
+    threads = "CPU threads of each process (default: one a core; one if torchrun starts several)"
     option("--threads", threads, type=count)
-    resumes = "file written after every epoch; if it exists, the run goes on from there, also with "
-    option("--checkpoint", resumes + "another number of processes", type=Path)
+    resumes = "file written after every epoch; if it exists, the run goes on from there"
+    option("--checkpoint", resumes, type=Path)
     parser.set_defaults(refuse=parser.error)
 
 
@@ -131,9 +128,10 @@ def train(given: argparse.Namespace) -> int:
         given.refuse(f"--device {given.device}: PyTorch finds no such device here")
     if given.threads:
         torch.set_num_threads(given.threads)
-    keeps = "nothing is kept, as there was no --checkpoint"
-    if given.checkpoint:
-        keeps = f"{given.checkpoint} keeps every finished epoch, and the same command goes on from there"
+    keeps = (
+        f"{given.checkpoint} keeps every finished epoch, and the same command goes on from there"
+    )
+    keeps = keeps if given.checkpoint else "nothing is kept, as there was no --checkpoint"
     group = Group(join(torch.device(given.device) if given.device else default_device()))
     try:
         interrupted = run_fit(given, group)
@@ -144,10 +142,9 @@ def train(given: argparse.Namespace) -> int:
     except RuntimeError as error:
         if group.count == 1:
             raise
-        raise RuntimeError(
-            f"process {group.rank} of {group.count} cannot go on, perhaps because another one has "
-            f"ended ({str(error).partition('. ')[0]}); {keeps}."
-        ) from error
+        who = f"process {group.rank} of {group.count} cannot go on"
+        why = f"perhaps because another one has ended ({str(error).partition('. ')[0]})"
+        raise RuntimeError(f"{who}, {why}; {keeps}.") from error
     if group.count > 1:
         torch.distributed.destroy_process_group()
     if interrupted and group.rank == 0:

@@ -211,13 +211,12 @@ def _full(root: str | Path | None) -> list[np.ndarray]:
     try:
         return _download()
     except Exception as error:  # no network, a proxy's page, a read-only or full disk
-        names = ", ".join(f"{name}.gz" for name in SHA256)
-        raise DataError(
-            f"The full Fashion-MNIST cannot be had: {'; '.join(tried)}; the download failed "
-            f"({_reason(error)}). Install the Debian or Ubuntu package dataset-fashion-mnist, or put "
-            f"{names} into a folder and pass it as root=, or use the sample that comes with the "
-            "course, fashion_mnist()."
-        ) from error
+        tried.append(f"the download failed ({_reason(error)})")
+        remedy = "Install the Debian or Ubuntu package dataset-fashion-mnist, or put "
+        remedy += ", ".join(f"{name}.gz" for name in SHA256) + " into a folder and pass it as root="
+        what = f"The full Fashion-MNIST cannot be had: {'; '.join(tried)}. {remedy}"
+        sample = "or use the sample that comes with the course, fashion_mnist()"
+        raise DataError(f"{what}, {sample}.") from error
 
 
 def _read(folder: Path) -> tuple[list[np.ndarray], str]:

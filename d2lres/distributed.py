@@ -36,8 +36,7 @@ class Group:
     """The initialised process group, or this process alone.
 
     rank: the number of this process, from 0, of `count`.  stop: whether `ctrl_c` caught a Ctrl-C.
-    share: this one's part of a batch, as a slice: every count-th image, so that shares differ by at
-    most one image and together are the whole.
+    share: its part of a batch, every count-th image: shares differ by one image at the most.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:

@@ -10,15 +10,11 @@ import torch
 
 import d2lres
 from d2lres.data import fashion_mnist
-from d2lres.records import asset
 from d2lres.training import default_device
 
 
 def report() -> tuple[str, bool]:
-    """What was found as text, a line each, and whether the course can run.
-
-    It looks at Python, packages, device, threads, memory and data; nothing is changed or fetched.
-    """
+    """What was found, a line each, and whether the course can run. Nothing is changed or fetched."""
     lines, ready = [f"d2lres {d2lres.__version__}"], True
     for name, (look, remedy, needed) in CHECKS.items():
         try:
@@ -56,18 +52,13 @@ def _sample(name: str) -> tuple[bool, str]:
     return True, f"Fashion-MNIST, {len(train):,} + {len(test):,} images, bundled"
 
 
-def _records(name: str) -> tuple[bool, str]:
-    records = sorted(path.stem for path in asset("results").glob("*.json"))
-    return bool(records), ", ".join(records)
-
-
 def _package(name: str) -> tuple[bool, str]:
     if name == "torchvision":  # one of another build than torch fails only when it is imported
         importlib.import_module(name)
     return True, version(name)
 
 
-COURSE, AGAIN = "pip install 'd2lres[course]'", "install the course again"
+COURSE = "pip install 'd2lres[course]'"
 TORCH = "pip install --upgrade torch torchvision, both from one source"
 CHECKS: dict[str, tuple] = {  # name: what looks at it, the remedy, and whether it is needed
     "Python": (_python, "install Python 3.10 to 3.13 and make a new environment with it", True),
@@ -78,6 +69,5 @@ CHECKS: dict[str, tuple] = {  # name: what looks at it, the remedy, and whether 
     "d2l": (_package, COURSE, True),
     "ipywidgets": (_package, COURSE, True),
     "jupyterlab": (_package, f"{COURSE}, unless you read the course in Colab", False),
-    "Sample": (_sample, AGAIN, True),
-    "Records": (_records, AGAIN, True),
+    "Sample": (_sample, "install the course again", True),
 }

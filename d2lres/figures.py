@@ -15,6 +15,7 @@ import os
 import sys
 from html import escape
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 from matplotlib import ticker
@@ -33,10 +34,9 @@ KINDS = {"plain": (VERMILLION, DASHED), "residual": (BLUE, "-")}
 LOOKS = {"plain": "dashed and vermillion", "residual": "solid and blue"}  # the same in words
 OTHERS = [(GREEN, "-."), (PURPLE, ":"), (BLACK, "-")]
 MARKERS, DOT = "os^DvP", dict(markersize=8, markeredgecolor="white")
-FILLS, HATCHES = (BLUE, ORANGE, GREEN, YELLOW, PURPLE), ("", "//", "..", "xx", "--", "||")
 
 
-def png(fig: Figure) -> bytes:
+def png(fig: Any) -> bytes:
     """`fig` at two pixels per CSS pixel, its alt text inside; the same figure gives the same bytes."""
     file, about = io.BytesIO(), {"Description": fig.alt, "Software": None}
     fig.savefig(file, format="png", dpi=2 * CSS, facecolor="white", metadata=about)
@@ -52,7 +52,7 @@ def show(picture: Figure | str) -> None:
     if isinstance(picture, str) and picture not in shipped:
         raise ValueError(f"there is no picture {picture!r}: choose one of {', '.join(shipped)}.")
     data = shipped[picture].read_bytes() if isinstance(picture, str) else png(picture)
-    image = Image.open(io.BytesIO(data))
+    image: Any = Image.open(io.BytesIO(data))
     alt, (width, height) = image.text["Description"], (side // 2 for side in image.size)
     if not _in_ipython():
         return print(alt)
@@ -98,9 +98,7 @@ def learning_curves(runs: dict, metric="loss", title=None, log="", alt=None) -> 
         rows = [getattr(history, metric) for history in (run if isinstance(run, list) else [run])]
         curves[key] = [row[: min(map(len, rows))] for row in rows]
     ylabel = metric.replace("_", " ") if "test" in metric else f"training {metric}"
-    fig = lines(curves, "epoch", ylabel, title, log, alt=alt)
-    fig.axes[0].xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
-    return fig
+    return lines(curves, "epoch", ylabel, title, log, alt=alt)
 
 
 def lines(curves: dict, xlabel, ylabel, title=None, log="", ylim=None, alt=None) -> Figure:
@@ -110,7 +108,7 @@ def lines(curves: dict, xlabel, ylabel, title=None, log="", ylim=None, alt=None)
     Heights of shape (seeds, places) give a thin line per seed and a thick median. log: "y" or "xy",
     the logarithmic axes. Raises ValueError for a line without one finite height.
     """
-    fig, ax = _axes(xlabel, ylabel, title)
+    fig, ax = axes(xlabel, ylabel, title)
     names, looks, ends = list(map(_name, curves)), _looks(curves), []
     for name, values, (colour, style) in zip(names, curves.values(), _styles(curves)):
         pair = isinstance(values, tuple) and np.ndim(values[0])
@@ -126,6 +124,8 @@ def lines(curves: dict, xlabel, ylabel, title=None, log="", ylim=None, alt=None)
         ax.plot(x, y, **style, markevery=marked, zorder=3)
         ends.append((x[finite[-1]], y[finite[-1]], name, colour))
     ax.margins(x=0.02)
+    whole = all(np.all(line.get_xdata() % 1 == 0) for line in ax.lines)
+    ax.xaxis.get_major_locator().set_params(integer=whole, min_n_ticks=1 if whole else 2)
     if "x" in log:
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter("{x:g}")
@@ -173,56 +173,6 @@ def images(x, titles=None, columns=8, correct=None, alt=None) -> Figure:
     return fig
 
 
-def stacked(bars: dict[str, dict[str, float]], xlabel, title=None, alt=None) -> Figure:
-    """One horizontal bar per name, from top to bottom, each a row of parts with their own names.
-
-    `bars["backward"]["convolution"]` is a length. Up to 30 parts differ in colour and hatch.
-    """
-    fig, ax = _axes(xlabel, "", title)
-    parts = list(dict.fromkeys(part for bar in bars.values() for part in bar))
-    rows, start = range(len(bars)), np.zeros(len(bars))
-    for part, fill, hatch in zip(parts, cycle(FILLS), cycle(HATCHES)):
-        lengths = np.array([bar.get(part, 0.0) for bar in bars.values()])
-        style = dict(color=fill, hatch=hatch, edgecolor="white", linewidth=1, height=0.62)
-        drawn = ax.barh(rows, lengths, left=start, label=part, **style)
-        start += lengths
-    ax.bar_label(drawn, [f"{end:.2g}" for end in start], padding=6, size=11, color=INK)
-    ax.set_yticks(rows, list(bars), size=12)
-    ax.invert_yaxis()
-    ax.margins(x=0.1)
-    ax.grid(axis="y", visible=False)
-    ax.legend(fontsize=11, frameon=False, loc="lower right")
-    names, made_of = ", ".join(bars), f"Each bar is made of {', '.join(parts)}."
-    fig.alt = alt or f"Bar chart of {xlabel}. From top to bottom: {names}. {made_of}"
-    return fig
-
-
-def confusion(counts, classes, title=None, alt=None) -> Figure:
-    """What each class is taken for: counts[true, predicted], (C, C), as a table in shades of blue.
-
-    A shade is the share of the row; right answers are bold. Raises ValueError for another shape.
-    """
-    counts, n = np.asarray(counts), len(classes)
-    if counts.shape != (n, n):
-        raise ValueError(f"{n} classes need as many rows and columns, not {counts.shape}.")
-    fig, ax = _axes("predicted", "true", title, width=940, height=470)
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    ax.imshow(1 - 0.6 * share[..., None] * (1 - np.array(to_rgb(BLUE))), aspect="auto")
-    for true, predicted in zip(*counts.nonzero()):
-        style = dict(ha="center", va="center", size=11, color=INK)
-        weight = "bold" if true == predicted else "normal"
-        ax.text(predicted, true, str(counts[true, predicted]), weight=weight, **style)
-    ax.set(xticks=range(n), xticklabels=classes, yticks=range(n), yticklabels=classes)
-    ax.set_frame_on(False)
-    ax.tick_params(length=0, labelsize=10)
-    ax.grid(visible=False)
-    fig.alt = alt or (
-        f"Confusion matrix of {n} classes: a row for each true class, a column for each "
-        "predicted one. The darker a field, the larger its share of the row."
-    )
-    return fig
-
-
 def canvas(width: int, height: int):
     """(figure, axes) of that many CSS pixels, whose data coordinates are those pixels, y upwards."""
     fig = Figure(figsize=(width / CSS, height / CSS), dpi=CSS, facecolor="white")
@@ -231,17 +181,8 @@ def canvas(width: int, height: int):
     return fig, ax
 
 
-def shade(colour: str) -> tuple[float, ...]:
-    """`colour` dark enough to write with: a contrast of 4.5 to white (WCAG 2.1, section 1.4.3)."""
-    return tuple(0.75 * np.array(to_rgb(colour)))
-
-
-def _in_ipython():
-    ipython = sys.modules.get("IPython")
-    return ipython is not None and ipython.get_ipython() is not None
-
-
-def _axes(xlabel, ylabel, title, width=720, height=410):
+def axes(xlabel, ylabel, title=None, width: int = 720, height: int = 410):
+    """(figure, axes) of that many CSS pixels for a chart, with labels; set the figure's `alt`."""
     fig = Figure(figsize=(width / CSS, height / CSS), dpi=CSS, facecolor="white")
     fig.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     ax = fig.add_subplot()
@@ -253,6 +194,16 @@ def _axes(xlabel, ylabel, title, width=720, height=410):
     ax.spines[["left", "bottom"]].set_color(PALE)
     ax.grid(axis="y", color=PALE, linewidth=0.6)
     return fig, ax
+
+
+def shade(colour: str) -> tuple[float, ...]:
+    """`colour` dark enough to write with: a contrast of 4.5 to white (WCAG 2.1, section 1.4.3)."""
+    return tuple(0.75 * np.array(to_rgb(colour)))
+
+
+def _in_ipython():
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None
 
 
 def _name(key):

@@ -1,7 +1,6 @@
 """What the chapters measure: layers, arithmetic, gradients and lesions of any network.
 
-Every probe leaves the model and the global random state as it found them, and returns plain names
-and numbers.
+Every probe leaves the model and the global random state as it found them.
 """
 
 import copy
@@ -16,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from d2lres.blocks import Block
 from d2lres.data import Images
-from d2lres.state import eval_mode, untouched
+from d2lres.state import untouched
 from d2lres.training import evaluate
 
 
@@ -46,8 +44,8 @@ def flops(model: nn.Module, x: Tensor) -> dict[str, int]:
     sums = (aten.add, aten.add_)  # y + x and y += x
     one_each = dict.fromkeys(sums, lambda *_, out_shape, **__: math.prod(out_shape))
     counter = FlopCounterMode(display=False, custom_mapping=one_each)
-    with eval_mode(model), counter:
-        model(x)
+    with untouched(model), counter:
+        model.eval()(x)
     total = counter.get_flop_counts()["Global"]
     return {
         "convolution": total.get(aten.convolution, 0),
@@ -79,32 +77,6 @@ def without_bn(model: nn.Module) -> nn.Module:
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
                 setattr(parent, name, nn.Identity())
     return model
-
-
-def branch_variances(model: nn.Module, x: Tensor) -> list[dict]:
-    """What each block adds up: {"block": name, "branch": v, "shortcut": v, "sum": v}, in order.
-
-    v is the variance over batch, height and width, averaged over the channels, in train mode;
-    "sum" is taken before the ReLU that follows. The shortcut of a plain block has 0. Raises
-    ValueError without BasicBlock, Bottleneck or PreActBlock. Source: De & Smith 2020, section 2.
-    """
-    found: list[dict] = []
-
-    def measure(name, join, branch, x):
-        total = join(branch, x)
-        parts = dict(branch=branch, shortcut=total - branch, sum=total)
-        variances = {k: v.var((0, 2, 3), correction=0).mean().item() for k, v in parts.items()}
-        found.append({"block": name} | variances)
-        return total
-
-    with untouched(model), torch.no_grad():
-        for name, block in model.named_modules():
-            if isinstance(block, Block):
-                block.join = partial(measure, name, block.join)  # type: ignore[method-assign]
-        model.train()(x)
-    if not found:
-        raise ValueError("there is no BasicBlock, Bottleneck or PreActBlock in this model.")
-    return found
 
 
 def lesion(model: nn.Module, data: Images) -> dict:

@@ -28,8 +28,7 @@ def d2l() -> ModuleType:
 def notes_resnet18(num_classes: int = 10, in_channels: int = 1) -> nn.Sequential:
     """The notes' ResNet-18, which chapter 3 builds by hand: (N, in_channels, H, W) -> logits.
 
-    11,178,378 parameters with the defaults: convolutions have biases, shortcuts no BN. The weights
-    start as PyTorch's layers do.
+    11,178,378 parameters with the defaults: convolutions have biases, shortcuts have no BN.
     """
     stages = [(64, 64), (64, 128), (128, 256), (256, 512)]
     return nn.Sequential(

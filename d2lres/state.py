@@ -38,15 +38,3 @@ def untouched(*models: nn.Module) -> Iterator[None]:
                 t.data = data.copy_(value)  # not t.copy_: a graph built before must stay usable
             for t, requires_grad, grad in flags:
                 t.requires_grad_(requires_grad).grad = grad
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Within it `model` is in eval mode; afterwards every module has the mode it had."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -27,7 +27,6 @@ from d2lres import checkpoints
 from d2lres.data import Images
 from d2lres.distributed import Group
 from d2lres.history import History, Score, TrainingDiverged
-from d2lres.state import eval_mode
 
 
 def fit(
@@ -117,7 +116,7 @@ def _loop(run: SimpleNamespace) -> None:
             history.test_loss.append(test.loss)
             history.test_accuracy.append(test.accuracy)
         run.bar.set_postfix(epoch=epoch + 1, loss=f"{history.loss[-1]:.3f}")
-        for action in run.actions:
+        for action in run.after:
             group.first(action, history)
 
 
@@ -137,27 +136,23 @@ def _test(run: SimpleNamespace) -> Score | None:
         return None
     mine = run.test[run.group.share]
     score = evaluate(run.model, mine)
-    if run.group.count == 1:
-        return score
-    return Score(*run.group.sum(*(value * len(mine) / len(run.test) for value in score)))
+    sums = run.group.sum(*(value * len(mine) / len(run.test) for value in score))
+    return score if run.group.count == 1 else Score(*sums)
 
 
 def _why_diverged(run: SimpleNamespace, loss: float, epoch: int) -> str:
     rate = run.optimizer.param_groups[0]["lr"]
-    return (
-        f"the loss became {loss} in epoch {epoch + 1} at learning rate {rate:.2g}, so training "
-        "stopped: lower the learning rate, or give the network normalisation or shortcuts."
-    )
+    what = f"the loss became {loss} in epoch {epoch + 1} at learning rate {rate:.2g}"
+    remedy = "lower the learning rate, or give the network normalisation or shortcuts"
+    return f"{what}, so training stopped: {remedy}."
 
 
 def _prepare(run: SimpleNamespace) -> None:
     """Refuse what makes no sense, fill in what was left out, and go on from the checkpoint."""
     train, test, size = run.train, run.test, run.batch_size
     if not isinstance(train, Images) or not (test is None or isinstance(test, Images)):
-        raise ValueError(
-            "train and test must be d2lres.data.Images, as fashion_mnist() returns them; "
-            "wrap your own tensors in Images(images, labels)."
-        )
+        how = "as fashion_mnist() returns them; wrap your own tensors in Images(images, labels)"
+        raise ValueError(f"train and test must be d2lres.data.Images, {how}.")
     if run.epochs < 1 or size < 1 or len(train) < 2:
         raise ValueError("epochs and batch_size must be at least 1, and train needs two images.")
     if not 0 <= run.label_smoothing <= 1:
@@ -172,10 +167,8 @@ def _prepare(run: SimpleNamespace) -> None:
     run.precision, run.group = _precision(run.mixed_precision, run.device), Group(run.device)
     smallest = min(len(train) % size or size, len(test or train))
     if smallest < run.group.count:
-        raise ValueError(
-            f"{run.group.count} processes cannot share a batch or test set of {smallest} images: "
-            "choose another batch_size, or fewer processes."
-        )
+        what = f"{run.group.count} processes cannot share a batch or test set of {smallest} images"
+        raise ValueError(f"{what}: choose another batch_size, or fewer processes.")
     run.model.to(run.device)
     run.train, steps = train.to(run.device), math.ceil(len(train) / size)
     if run.optimizer is None:
@@ -183,12 +176,14 @@ def _prepare(run: SimpleNamespace) -> None:
         run.optimizer = SGD(run.model.parameters(), run.lr, momentum=0.9, weight_decay=1e-4)
         total = run.epochs * steps
         run.scheduler = OneCycleLR(run.optimizer, run.lr, total, cycle_momentum=False)
-    run.actions = [] if run.after_epoch is None else [run.after_epoch]
+    run.after = []
     if run.checkpoint is not None:
         checkpoint = checkpoints.Checkpoint(run)
-        run.actions.insert(0, checkpoint.save)
+        run.after.append(checkpoint.save)
         if (state := run.group.first(checkpoint.read)) is not None:
             run.history = checkpoint.restore(state)
+    if run.after_epoch is not None:
+        run.after.append(run.after_epoch)
     left = steps * (run.epochs - len(run.history.loss))
     run.bar = progress_bar(total=left, show=run.progress if run.group.rank == 0 else False)
 
@@ -196,16 +191,18 @@ def _prepare(run: SimpleNamespace) -> None:
 @torch.no_grad()
 def evaluate(model: nn.Module, data: Images, batch_size: int = 512) -> Score:
     """Loss and accuracy of `model` on `data`, in eval mode; the model is left in the mode it had."""
-    if len(data) == 0:
-        raise ValueError("there are no images to evaluate on.")
-    parameter = next(model.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
+    device = next((parameter.device for parameter in model.parameters()), "cpu")
     loss, correct = 0.0, 0
-    with eval_mode(model):
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
         for x, y in data.batches(batch_size, device=device):
             logits = model(x)
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             correct += (logits.argmax(1) == y).sum().item()
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
     return Score(loss / len(data), correct / len(data))
 
 
@@ -219,10 +216,10 @@ def default_device() -> torch.device:
 def progress_bar(
     steps: Iterable | None = None, total: int | None = None, show: bool | None = None
 ) -> Any:
-    """`steps` to loop over, with a bar that counts them: a widget in notebooks, text in a terminal.
+    """`steps` to loop over, with tqdm's bar; without `steps`, call the bar's `update()`.
 
     total: how many there are, if `steps` cannot say. show: the default is yes, unless the
-    environment has D2LRES_PROGRESS=0. Returns tqdm's bar: without `steps`, call its `update()`.
+    environment has D2LRES_PROGRESS=0.
     """
     from tqdm.auto import tqdm
 

@@ -31,7 +31,6 @@ def train(*options):
     "options, message",
     [
         ("--model vgg", "argument --model: invalid choice: 'vgg'"),
-        ("--data cifar", "argument --data: invalid choice"),
         ("--epochs 0", "argument --epochs: 0 is not a whole number from 1 on"),
         ("--batch-size 12.5", "argument --batch-size: 12.5 is not a whole number from 1 on"),
         ("--size -3", "--size"),
@@ -66,7 +65,7 @@ def test_every_option_has_a_help_text(capsys):
     text = capsys.readouterr().out.split("options:")[1]
     entries = re.findall(r"^  (--[\w-]+)(.*?)(?=^  -|\Z)", text, re.MULTILINE | re.DOTALL)
     assert " ".join(name for name, _ in entries) == (
-        "--model --depth --width --data --subset --root --size --epochs --batch-size --lr --augment "
+        "--model --depth --width --subset --root --size --epochs --batch-size --lr --augment "
         "--label-smoothing --seed --device --mixed-precision --threads --checkpoint"
     )
     for name, rest in entries:

@@ -18,7 +18,7 @@ from torch import nn
 
 from d2lres import cifar_resnet, probes
 from d2lres.data import Images
-from d2lres.records import asset, recorded
+from d2lres.records import asset
 from d2lres.training import History, TrainingDiverged
 
 NAMES = list(EXPERIMENTS)
@@ -70,7 +70,9 @@ def stopped(output, name, settings, runs):
     return path
 
 
-def is_whole(result, name, settings):
+def whole(path, name, settings):
+    """The record at `path`, which belongs to these settings and lacks nothing."""
+    result = json.loads(path.read_text(encoding="utf-8"))
     assert result["experiment"] == name and result["config"] == settings
     assert result["config_hash"] == config_hash(settings) and result["seconds"] >= 0
     assert set(result["versions"]) == {"python", "torch", "torchvision", "numpy"}
@@ -78,6 +80,7 @@ def is_whole(result, name, settings):
     runs = [(run["kind"], run["depth"], run["seed"]) for run in result["runs"]]
     assert sorted(runs) == sorted(tasks(settings))
     assert runs == sorted(runs, key=lambda run: (run[1], run[0], run[2]))
+    return result
 
 
 def test_every_experiment_has_settings_and_a_quick_version():
@@ -102,14 +105,13 @@ def test_the_hash_changes_with_any_setting_and_with_nothing_else():
     assert re.fullmatch("[0-9a-f]{12}", config_hash(settings))
     assert config_hash(dict(reversed(settings.items()))) == config_hash(settings)
     assert config_hash(json.loads(json.dumps(settings))) == config_hash(settings)
-    changed = [settings | {key: 99} for key in settings] + [settings | {"more": 1}]
+    changed = [settings | {key: 99} for key in [*settings, "more"]]
     assert len({config_hash(s) for s in [settings, *changed]}) == len(settings) + 2
 
 
 def test_the_tasks_are_every_combination_once_the_deepest_first():
-    kinds = ("plain", "residual")
-    expected = [(kind, depth, seed) for seed in (1, 0) for depth in (14, 8) for kind in kinds]
-    assert tasks(tiny("degradation", depths=[8, 14])) == expected
+    every = [(kind, n, seed) for seed in (1, 0) for n in (14, 8) for kind in ("plain", "residual")]
+    assert tasks(tiny("degradation", depths=[8, 14])) == every
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,8 +135,8 @@ def test_a_run_depends_on_kind_depth_seed_and_settings(few):
     runs = [run(), run("residual"), run(depth=14), run(seed=1), run(lr=0.5), run(width=2)]
     runs.append(run(epochs=3))
     assert len({run["train"]["loss"] for run in runs}) == len(runs)
-    assert len(runs[-1]["history"]["loss"]) == len(runs[-1]["history"]["test_loss"]) == 3
-    assert History(**runs[-1]["history"]).interrupted is False
+    history = History(**runs[-1]["history"])
+    assert len(history.loss) == len(history.test_loss) == 3 and history.interrupted is False
     for part in ("train", "test"):
         assert set(runs[0][part]) == {"loss", "accuracy"} and 0 <= runs[0][part]["accuracy"] <= 1
 
@@ -165,15 +167,12 @@ def test_gradients_and_lesions_are_those_of_the_probes(few):
         assert run[name] == pytest.approx(expected, rel=1e-3)
 
 
-def test_thousand_layers_starts_branches_at_zero_where_the_kind_says_so(few):
-    for kind in ("plain", "plain-zero", "residual", "residual-zero"):
-        block = make_experiments.set_up(tiny("thousand-layers"), kind, 8, 0)[2].layer1[0]
-        assert block.residual == kind.startswith("residual")
-        assert block.bn2.weight.item() == (0 if kind.endswith("zero") else 1)
-
-
-def test_thousand_layers_learns_over_epochs_or_stops_where_the_loss_is_not_finite(few, monkeypatch):
+def test_thousand_layers_starts_at_zero_learns_over_epochs_and_stops_at_infinity(few, monkeypatch):
     settings = tiny("thousand-layers", width=4, steps=40, lr=0.05)
+    for kind in ("plain", "plain-zero", "residual", "residual-zero"):
+        block = make_experiments.set_up(settings, kind, 8, 0)[2].layer1[0]
+        assert block.residual == kind.startswith("residual")
+        assert (block.bn2.weight == (0 if kind.endswith("zero") else 1)).all()
     run = run_once("thousand-layers", settings, "residual", 8, 0)
     assert len(run["losses"]) == len(run["seconds"]) == 40 and min(run["seconds"]) > 0
     assert sum(run["losses"][-5:]) < sum(run["losses"][:5])
@@ -199,8 +198,8 @@ def test_the_recipe_runs_whole_epochs_or_the_quick_six_steps(few):
 def test_an_experiment_is_recorded_and_its_quick_version_beside_it(here, capsys, name):
     assert main([name]) == main([name, "--quick", "--workers", "1"]) == 0
     assert sorted(os.listdir("results")) == [f"{name}-quick.json", f"{name}.json"]
-    for quick, file in ((False, f"results/{name}.json"), (True, f"results/{name}-quick.json")):
-        is_whole(json.loads((here / file).read_text()), name, EXPERIMENTS[name].config(quick))
+    whole(here / f"results/{name}.json", name, EXPERIMENTS[name].config())
+    whole(here / f"results/{name}-quick.json", name, EXPERIMENTS[name].config(quick=True))
     out, err = capsys.readouterr()
     scores, losses = r"training loss \d\.\d{3}, accuracy \d+\.\d%, 0 s", r"loss [\d.]+ to [\d.]+"
     lines = {"degradation": scores, "lesion": scores, "thousand-layers": losses, "recipe": losses}
@@ -222,13 +221,11 @@ def test_the_script_goes_on_from_any_folder_with_processes_of_its_own(tmp_path):
     assert (run.returncode, run.stderr) == (0, "")
     assert f"{len(done)} of {len(done) + 1} runs done" in run.stdout
     assert sorted(os.listdir(tmp_path)) == ["d2lres", "record.json"]
-    result = json.loads(output.read_text())
-    is_whole(result, "gradients", settings)
+    result = whole(output, "gradients", settings)
     assert result["seconds"] > 10 and all(run in result["runs"] for run in done)  # not repeated
     (new,) = (run for run in result["runs"] if run not in done)
-    again = run_once("gradients", settings, *last)
-    for part in ("with_bn", "without_bn"):
-        assert new[part] == pytest.approx(again[part], rel=1e-3)
+    for part, norms in run_once("gradients", settings, *last).items():
+        assert new[part] == (pytest.approx(norms, rel=1e-3) if part.endswith("bn") else norms)
 
 
 def test_when_all_runs_are_done_the_record_is_closed_and_a_lone_run_gets_all_cores(here, capsys):
@@ -236,7 +233,7 @@ def test_when_all_runs_are_done_the_record_is_closed_and_a_lone_run_gets_all_cor
     stopped(output, "recipe", settings, [dict(kind="residual", depth=8, seed=0, losses=[2.3])])
     assert record("recipe", quick=True, output=str(output)) == output
     assert capsys.readouterr().out == "recipe: 1 of 1 runs done, 1 at a time\n"
-    result = json.loads(output.read_text())
+    result = whole(output, "recipe", settings)
     assert result["seconds"] == 10.0 and result["machine"].endswith("1 runs at a time")
     assert os.listdir(here) == ["recipe.json"]
 
@@ -291,8 +288,7 @@ def test_numbers_are_written_short_nan_as_null_and_the_file_in_one_step(tmp_path
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_record_is_whole_and_belongs_to_the_current_settings(name):
     settings = EXPERIMENTS[name].settings
-    is_whole(recorded(name), name, settings)
-    for run in recorded(name)["runs"]:
+    for run in whole(asset(f"results/{name}.json"), name, settings)["runs"]:
         if "history" in run:  # trained to the end
             assert len(run["history"]["loss"]) == settings["epochs"]
             assert len(run["history"]["test_loss"]) == settings["epochs"]
