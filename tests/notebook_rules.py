@@ -29,25 +29,26 @@ MACHINE = re.compile(
 )
 
 
-def violations(notebook: NotebookNode) -> list[str]:
-    """Every broken rule of `notebook`, one line each, naming the cell; empty when it is fine."""
-    found = [*_shape(notebook), *_headings(notebook), *_exercises(notebook)]
-    executed = 0
-    for cell in notebook.cells:
-        rules = [_any_cell]
-        if cell.cell_type == "code":
-            executed += 1
-            if cell.execution_count != executed:
-                found.append(f"{cell.id}: execution count {cell.execution_count}, not {executed}")
-            rules += [_code, _tags, _outputs]
-        elif cell.cell_type == "markdown":
-            rules += [_markdown]
-        found += [f"{cell.id}: {line}" for rule in rules for line in rule(cell)]
-    return found
+def read(path) -> NotebookNode:
+    return nbformat.read(path, nbformat.NO_CONVERT)
+
+
+def code(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def tags(cell: NotebookNode) -> list[str]:
     return cell.metadata.get("tags", [])
+
+
+def violations(notebook: NotebookNode) -> list[str]:
+    """Every broken rule of `notebook`, one line each, naming the cell; empty when it is fine."""
+    rules = {"code": [_any_cell, _code, _tags, _outputs], "markdown": [_any_cell, _markdown]}
+    found = [*_shape(notebook), *_headings(notebook), *_exercises(notebook)]
+    for cell in notebook.cells:
+        for rule in rules.get(cell.cell_type, [_any_cell]):
+            found += [f"{cell.id}: {line}" for line in rule(cell)]
+    return found
 
 
 def _prose(cell: NotebookNode) -> str:
@@ -60,25 +61,26 @@ def _shape(notebook):
         nbformat.validate(notebook)
     except nbformat.ValidationError as error:
         yield f"not a valid notebook: {error.message}"
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    if ["setup" in tags(cell) for cell in code] != [True] + [False] * (len(code) - 1):
+    cells = code(notebook)
+    if ["setup" in tags(cell) for cell in cells] != [True] + [False] * (len(cells) - 1):
         yield "the first code cell, and no other, must be tagged setup"
+    for number, cell in enumerate(cells, start=1):
+        if cell.execution_count != number:
+            yield f"{cell.id}: execution count {cell.execution_count}, not {number}"
     if "widgets" in notebook.metadata:
         yield "widget state is stored in the metadata"
 
 
 def _headings(notebook):
-    headings = [
-        (len(hashes), text.strip(), cell.id)
-        for cell in notebook.cells
-        for hashes, text in HEADING.findall(_prose(cell))
-    ]
-    levels = [level for level, _, _ in headings]
-    if levels.count(1) != 1 or levels[0] != 1 or headings[0][2] != notebook.cells[0].id:
+    levels = []
+    for cell in notebook.cells:
+        for hashes, text in HEADING.findall(_prose(cell)):
+            if levels and len(hashes) > levels[-1] + 1:
+                yield f"{cell.id}: heading '{text}' jumps from level {levels[-1]} to {len(hashes)}"
+            levels.append(len(hashes))
+    first = HEADING.search(_prose(notebook.cells[0]))
+    if not first or len(first[1]) != 1 or levels.count(1) != 1:
         yield f"needs one H1, first of all headings and in the first cell; has {levels.count(1)}"
-    for (before, _, _), (level, text, cell_id) in zip(headings, headings[1:]):
-        if level > before + 1:
-            yield f"{cell_id}: heading '{text}' jumps from level {before} to {level}"
 
 
 def _exercises(notebook):
@@ -88,32 +90,33 @@ def _exercises(notebook):
         for hashes, text in HEADING.findall(_prose(cell)):
             if text.startswith("Exercise "):
                 level = len(hashes)
-                exercises.append({"heading": text, "id": cell.id, "hint": False, "check": False})
+                exercises.append((cell.id, text.strip(), dict(markdown="", code="", raw="")))
             elif len(hashes) <= level:
                 level = 0
-        if level and cell.cell_type == "markdown":
-            exercises[-1]["hint"] |= "<details>" in cell.source
-        elif level:
-            exercises[-1]["check"] |= bool(CHECK_CALL.search(cell.source))
+        if level:
+            exercises[-1][2][cell.cell_type] += f"{cell.source}\n"
     if len(exercises) < MIN_EXERCISES:
         yield f"{len(exercises)} exercises, at least {MIN_EXERCISES} are wanted"
-    for number, exercise in enumerate(exercises, start=1):
-        match = EXERCISE.fullmatch(exercise["heading"].strip())
+    for number, (where, title, source) in enumerate(exercises, start=1):
+        match = EXERCISE.fullmatch(title)
         if not match or int(match[1]) != number:
-            yield (
-                f"{exercise['id']}: '{exercise['heading']}' should read "
-                f"'Exercise {number} (easy|medium|hard, M minutes): title'"
-            )
-        for part, what in (("hint", "a <details> hint"), ("check", "a check.name(…) call")):
-            if not exercise[part]:
-                yield f"{exercise['id']}: exercise {number} lacks {what}"
+            form = f"Exercise {number} (easy|medium|hard, M minutes): title"
+            yield f"{where}: '{title}' should read '{form}'"
+        if "<details>" not in source["markdown"]:
+            yield f"{where}: exercise {number} lacks a <details> hint"
+        if not CHECK_CALL.search(source["code"]):
+            yield f"{where}: exercise {number} lacks a check.name(…) call"
 
 
 def _any_cell(cell):
     if not cell.source.strip():
         yield "empty cell"
-    if found := MACHINE.search(cell.source):
-        yield f"machine path or package host in the source: {found[0]}"
+    yield from _machine(cell.source, "source")
+
+
+def _machine(text, place):
+    if found := MACHINE.search(text):
+        yield f"machine path or package host in the {place}: {found[0]}"
 
 
 def _code(cell):
@@ -125,7 +128,7 @@ def _code(cell):
 
 def _tags(cell):
     given, asserts = tags(cell), bool(ASSERT.search(cell.source))
-    claims = [tag for tag in given if tag.startswith("claim:")]
+    claims = ", ".join(tag for tag in given if tag.startswith("claim:"))
     for tag in given:
         if not TAG.fullmatch(tag):
             yield f"tag '{tag}' is not one of the course's"
@@ -134,18 +137,17 @@ def _tags(cell):
     if MEASURED in given and not asserts:
         yield f"{MEASURED} without an assert: nothing is tested"
     if claims and not asserts:
-        yield f"{', '.join(claims)} without an assert"
+        yield f"{claims} without an assert"
     if claims and RAISES in given:
-        yield f"{', '.join(claims)} in a cell that stops at an exception"
+        yield f"{claims} in a cell that stops at an exception"
 
 
 def _outputs(cell):
     raised = False
     for output in cell.outputs:
         data = output.get("data", {})
-        words = "".join(output.get("text", "")) or "\n".join(
-            str(data[kind]) for kind in data if not kind.startswith("image/")
-        )
+        shown = [str(data[kind]) for kind in data if not kind.startswith("image/")]
+        words = "".join(output.get("text", "")) or "\n".join(shown)
         if output.output_type == "stream" and output.name == "stderr":
             yield f"output on stderr: {words.strip()[:80]}"
         if output.output_type == "error":
@@ -155,8 +157,7 @@ def _outputs(cell):
                 yield f"{output.ename}: {output.evalue}"
         if "\r" in words:
             yield "a progress bar in the output"
-        if found := MACHINE.search(words):
-            yield f"machine path or package host in the output: {found[0]}"
+        yield from _machine(words, "output")
         for kind in data:
             if kind == "image/svg+xml":
                 yield "an SVG output carries its date; use PNG"

@@ -16,19 +16,14 @@ def run(notebook) -> str:
     """Execute all code cells, with their outputs. Returns what went wrong, or an empty string."""
     manager, client = start_new_kernel(kernel_name="python3")
     try:
-        for cell in notebook.cells:
-            if cell.cell_type != "code":
-                continue
-            messages = []
-            reply = client.execute_interactive(
-                cell.source, timeout=600, output_hook=messages.append
-            )
-            cell.outputs = [
-                nbformat.v4.output_from_msg(m) for m in messages if m["msg_type"] in OUTPUTS
-            ]
-            failed = reply["content"]["status"] != "ok"
-            if failed and "raises-exception" not in cell.metadata.get("tags", []):
-                return f"{cell.id}: {reply['content']['ename']}: {reply['content']['evalue']}"
+        for cell in [cell for cell in notebook.cells if cell.cell_type == "code"]:
+            said = []
+            reply = client.execute_interactive(cell.source, timeout=600, output_hook=said.append)
+            said = [message for message in said if message["msg_type"] in OUTPUTS]
+            cell.outputs = [nbformat.v4.output_from_msg(message) for message in said]
+            end, tags = reply["content"], cell.metadata.get("tags", [])
+            if end["status"] != "ok" and "raises-exception" not in tags:
+                return f"{cell.id}: {end['ename']}: {end['evalue']}"
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)

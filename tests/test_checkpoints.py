@@ -8,49 +8,50 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import OneCycleLR
-from training_runs import (
-    TEST,
-    TRAIN,
-    adam,
-    adam_with_steps,
-    curves,
-    interrupt,
-    linear,
-    resnet,
-    same,
-    weights,
-    with_dropout,
-)
+import training_runs
+from torch.optim.lr_scheduler import OneCycleLR, StepLR
+from training_runs import TEST, TRAIN, interrupt, linear, resnet, same, weights, with_dropout
 
-from d2lres import checkpoints, cifar_resnet
+from d2lres import checkpoints
 from d2lres.checkpoints import CheckpointError, load_checkpoint
 from d2lres.training import fit
 
+one_thread = training_runs.one_thread
 SAME = dict(epochs=2, batch_size=16)
 
 
-@pytest.mark.parametrize("epochs_done", [1, 3])
+def drivers(model, kind):
+    """fit's arguments optimizer and scheduler; `kind`: their names."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    if kind == "SGD":
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    if kind == "Adam in groups":
+        optimizer = torch.optim.Adam([{"params": [p]} for p in model.parameters()], lr=0.01)
+    scheduler = StepLR(optimizer, 2, gamma=0.9) if "StepLR" in kind else None
+    if "OneCycleLR" in kind:
+        scheduler = OneCycleLR(optimizer, 0.01, 6)
+    return dict(optimizer=optimizer, scheduler=scheduler) if kind else {}
+
+
 @pytest.mark.parametrize(
-    "make, options, drivers",
+    "make, options, kind, epochs_done",
     [
-        (resnet, {}, None),
-        (resnet, dict(augment=True), None),
-        (with_dropout, {}, None),
-        (resnet, {}, adam),
-        (with_dropout, dict(augment=True), adam_with_steps),
-        (resnet, dict(label_smoothing=0.1, lr=0.3, seed=9), None),
+        (resnet, {}, "", 1),
+        (resnet, {}, "", 2),
+        (resnet, dict(augment=True), "", 2),
+        (with_dropout, {}, "", 1),
+        (resnet, {}, "Adam", 1),
+        (with_dropout, dict(augment=True), "Adam, StepLR", 2),
+        (resnet, dict(label_smoothing=0.1, lr=0.3, seed=9), "", 1),
     ],
-    ids=["default", "augment", "dropout", "adam", "all", "settings"],
+    ids=["default", "late", "augment", "dropout", "adam", "all", "settings"],
 )
 def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(
-    tmp_path, make, options, drivers, epochs_done
+    tmp_path, make, options, kind, epochs_done
 ):
-    options = dict(epochs=4, batch_size=16, test=TEST) | options
-
     def run(model, **more):
-        extra = drivers(model) if drivers else {}
-        return fit(model, TRAIN, **options, **extra, **more)
+        given = options | drivers(model, kind) | more
+        return fit(model, TRAIN, TEST, epochs=3, batch_size=16, **given)
 
     whole, broken, resumed = make(), make(), make(seed=7)
     torch.manual_seed(1)
@@ -64,25 +65,23 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         history = run(resumed, checkpoint=tmp_path / "run.pt")
-    assert same(whole, resumed)
-    assert curves(history) == curves(expected) and len(history.seconds) == 4
-    assert not history.interrupted
+    assert same(whole, resumed) and not history.interrupted
+    assert len(history.seconds) == 3
+    assert training_runs.curves(history) == training_runs.curves(expected)
 
 
 def test_writing_a_checkpoint_changes_nothing_in_the_run(tmp_path):
     a, b = with_dropout(), with_dropout()
     for model, options in ((a, {}), (b, dict(checkpoint=str(tmp_path / "new" / "run.pt")))):
         torch.manual_seed(0)
-        fit(model, TRAIN, epochs=2, batch_size=16, **options)
-    assert same(a, b)
-    assert os.listdir(tmp_path / "new") == ["run.pt"]
+        fit(model, TRAIN, **SAME, **options)
+    assert same(a, b) and os.listdir(tmp_path / "new") == ["run.pt"]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run's checkpoint, to copy: (path, its model, its history)."""
-    path = tmp_path_factory.mktemp("finished") / "run.pt"
-    model = resnet()
+    path, model = tmp_path_factory.mktemp("finished") / "run.pt", resnet()
     return path, model, fit(model, TRAIN, TEST, **SAME, checkpoint=path)
 
 
@@ -103,7 +102,7 @@ def test_a_finished_checkpoint_gives_its_model_and_history_without_training(fini
 
 def refused(path, message, model=None, train=TRAIN, **options):
     """fit refuses `path`, saying `message`, and leaves file, folder and model alone."""
-    model = resnet(seed=8) if model is None else model
+    model = model or resnet(seed=8)
     before, content, folder = weights(model), path.read_bytes(), sorted(os.listdir(path.parent))
     with pytest.raises(CheckpointError, match=message) as caught:
         fit(model, train, TEST, checkpoint=path, **(SAME | options))
@@ -115,80 +114,54 @@ def refused(path, message, model=None, train=TRAIN, **options):
 
 # Another run's
 
+CONV = r"conv1.weight \(2, 1, 3, 3\) there and"
+SETTINGS = dict(epochs=3, batch_size=8, seed=1, lr=0.2, augment=True, label_smoothing=0.1)
+SETTINGS |= dict(mixed_precision=True)
+
 
 @pytest.mark.parametrize(
-    "other",
+    "other, message",
     [
-        *[dict(epochs=3), dict(batch_size=8), dict(seed=1), dict(lr=0.2), dict(augment=True)],
-        *[dict(label_smoothing=0.1), dict(mixed_precision=True)],
+        *[
+            ({k: v}, f"a run with {k}=.*, not {v}: use the same settings")
+            for k, v in SETTINGS.items()
+        ],
+        (dict(train=TRAIN[:30]), "a run with images=40, not 30"),
+        (
+            dict(model=resnet(shortcut="B")),
+            r" and layer2.0.downsample.0.weight \(4, 2, 1, 1\) here",
+        ),
+        (dict(model=linear()), rf"{CONV} 1.weight \(10, 36\) here"),
+        (dict(model=resnet(width=3)), rf"{CONV} conv1.weight \(3, 1, 3, 3\) here"),
+        (dict(model=resnet(depth=14)), "there and layer1.1.conv1.weight .* here"),
+        (dict(model=resnet(residual=False)), "another architecture.*residual=False here"),
     ],
-    ids=lambda other: next(iter(other)),
+    ids=[*SETTINGS, "images", "shortcut", "linear", "width", "depth", "plain twin"],
 )
-def test_a_checkpoint_of_other_settings_is_refused(checkpoint, other):
-    ((name, value),) = other.items()
-    message = f"belongs to a run with {name}=.*, not {value}: use the same settings"
+def test_a_checkpoint_of_other_settings_images_or_another_architecture_is_refused(
+    checkpoint, other, message
+):
     refused(checkpoint, message, device="cpu", **other)
-
-
-def test_a_checkpoint_of_other_images_is_refused(checkpoint):
-    refused(checkpoint, "images=40, not 30", train=TRAIN[:30])
-
-
-@pytest.mark.parametrize(
-    "make, message",
-    [
-        (
-            lambda: resnet(shortcut="B"),
-            r"there and layer2.0.downsample.0.weight \(4, 2, 1, 1\) here",
-        ),
-        (linear, r"conv1.weight \(2, 1, 3, 3\) there and 1.weight \(10, 36\) here"),
-        (
-            lambda: cifar_resnet(8, in_channels=1, width=3),
-            r"conv1.weight \(2, 1, 3, 3\) there and conv1.weight \(3, 1, 3, 3\) here",
-        ),
-        (
-            lambda: cifar_resnet(14, in_channels=1, width=2),
-            "there and layer1.1.conv1.weight .* here",
-        ),
-        (lambda: resnet(residual=False), r" there and +residual=False here"),
-    ],
-    ids=["shortcut", "linear", "width", "depth", "plain twin"],
-)
-def test_a_checkpoint_of_another_architecture_is_refused(checkpoint, make, message):
-    refused(checkpoint, message, make())
-
-
-def sgd(model):
-    return dict(optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
-
-
-def adam_in_groups(model):
-    return dict(optimizer=torch.optim.Adam([{"params": [p]} for p in model.parameters()], lr=0.01))
-
-
-def adam_on_one_cycle(model):
-    drivers = adam(model)
-    return drivers | dict(scheduler=OneCycleLR(drivers["optimizer"], 0.01, 6))
 
 
 @pytest.mark.parametrize(
     "before, after, message",
     [
-        (None, adam, "optimizer=SGD, not Adam"),
-        (None, adam_with_steps, "optimizer=SGD, not Adam"),
-        (None, sgd, "scheduler=OneCycleLR, not None"),
-        (adam_with_steps, adam, "scheduler=StepLR, not None"),
-        (adam_with_steps, adam_on_one_cycle, "scheduler=StepLR, not OneCycleLR"),
-        (adam, adam_in_groups, "was made with another optimizer: use the same one"),
+        ("", "Adam", "optimizer=SGD, not Adam"),
+        ("", "Adam, StepLR", "optimizer=SGD, not Adam"),
+        ("", "SGD", "scheduler=OneCycleLR, not None"),
+        ("Adam, StepLR", "Adam", "scheduler=StepLR, not None"),
+        ("Adam, StepLR", "Adam, OneCycleLR", "scheduler=StepLR, not OneCycleLR"),
+        ("Adam", "Adam in groups", "was made with another optimizer: use the same one"),
     ],
 )
 def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path, before, after, message):
     path, first, other = tmp_path / "run.pt", linear(), linear()
-    fit(first, TRAIN, TEST, checkpoint=path, **SAME, **(before(first) if before else {}))
-    drivers = after(other)
-    state = str(drivers["optimizer"].state_dict())
-    refused(path, message, other, **drivers)
-    assert str(drivers["optimizer"].state_dict()) == state
+    fit(first, TRAIN, TEST, checkpoint=path, **SAME, **drivers(first, before))
+    given = drivers(other, after)
+    state = str(given["optimizer"].state_dict())
+    refused(path, message, other, **given)
+    assert str(given["optimizer"].state_dict()) == state
 
 
 # Damage and malice
@@ -203,20 +176,11 @@ def test_a_truncated_checkpoint_is_refused_whatever_its_length(finished, tmp_pat
         refused(path, "elete it to start afresh")
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"\0" * 5000,
-        b"text",
-        b"PK\3\4" + b"x" * 99,
-        b"<html>not found</html>",
-        bytes(range(256)) * 20,
-    ],
-)
-def test_what_is_no_checkpoint_is_refused(tmp_path, content):
-    path = tmp_path / "run.pt"
-    path.write_bytes(content)
-    refused(path, "elete it to start afresh")
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    junk = [b"\0" * 5000, b"text", b"PK\3\4" + b"x" * 99, b"<html>not found</html>"]
+    for content in (*junk, bytes(range(256)) * 20):
+        (tmp_path / "run.pt").write_bytes(content)
+        refused(tmp_path / "run.pt", "elete it to start afresh")
 
 
 def test_other_torch_files_are_refused_and_said_to_be_whole(checkpoint):
@@ -240,28 +204,22 @@ class Payload:
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize(
-    "hide",
-    [
-        lambda payload, path, state: torch.save(payload, path),
-        lambda payload, path, state: torch.save(state | {"history": payload}, path),
-        lambda payload, path, state: path.write_bytes(pickle.dumps(payload)),
-        lambda payload, path, state: torch.save(
-            payload, path, _use_new_zipfile_serialization=False
-        ),
-    ],
-    ids=["alone", "inside", "pickle", "old format"],
-)
-def test_a_malicious_checkpoint_runs_no_code(request, checkpoint, tmp_path, hide):
-    owned = tmp_path / "owned"
-    hide(Payload(owned), checkpoint, torch.load(checkpoint, weights_only=True))
+@pytest.mark.parametrize("hidden", ["alone", "inside", "pickle", "old format"])
+def test_a_malicious_checkpoint_runs_no_code(checkpoint, tmp_path, hidden):
+    payload = Payload(tmp_path / "owned")
+    if hidden == "pickle":
+        checkpoint.write_bytes(pickle.dumps(payload))
+    else:
+        state = torch.load(checkpoint, weights_only=True) | {"history": payload}
+        new_format = dict(_use_new_zipfile_serialization=hidden != "old format")
+        torch.save(state if hidden == "inside" else payload, checkpoint, **new_format)
     refused(checkpoint, "holds more than tensors and plain data, so it was not opened")
-    assert not owned.exists()
-    if request.node.callspec.id == "pickle":
+    assert not payload.path.exists()
+    if hidden == "pickle":
         pickle.loads(checkpoint.read_bytes())
     else:
         torch.load(checkpoint, weights_only=False)
-    assert owned.exists()  # the payload would have run
+    assert payload.path.exists()  # the payload would have run
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
@@ -282,22 +240,22 @@ def test_a_place_that_cannot_be_used_is_named_before_training(tmp_path, place, m
         fit(model, TRAIN, epochs=1, checkpoint=tmp_path / place)
     assert "elete" not in str(caught.value) and same(model, before)
     assert (tmp_path / "file").read_text() == "in the way"
-    assert sorted(os.listdir(tmp_path)) == ["file", "folder"] and not os.listdir(
-        tmp_path / "folder"
-    )
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "file", tmp_path / "folder"]
 
 
 @pytest.mark.parametrize(
-    "crash",
+    "crash, raised",
     [
-        OSError(28, "No space left on device"),
-        RuntimeError("basic_ios::clear: iostream error"),
-        *[MemoryError(), KeyboardInterrupt(), pickle.PicklingError("cannot pickle")],
+        (OSError(28, "No space left on device"), CheckpointError),
+        (RuntimeError("basic_ios::clear: iostream error"), CheckpointError),
+        (MemoryError(), MemoryError),
+        (pickle.PicklingError("cannot pickle"), pickle.PicklingError),
+        (KeyboardInterrupt(), None),
     ],
     ids=repr,
 )
 def test_a_crash_while_writing_leaves_the_old_checkpoint_whole_and_no_junk(
-    tmp_path, monkeypatch, crash
+    tmp_path, monkeypatch, crash, raised
 ):
     path, original, saved = tmp_path / "run.pt", torch.save, []
 
@@ -312,16 +270,14 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint_whole_and_no_junk(
 
     monkeypatch.setattr(torch, "save", save)
     options = dict(epochs=3, batch_size=16, checkpoint=path)
-    if isinstance(crash, KeyboardInterrupt):
-        assert fit(resnet(), TRAIN, **options).interrupted
+    if raised:
+        with pytest.raises(raised):
+            fit(linear(), TRAIN, **options)
     else:
-        expected = CheckpointError if isinstance(crash, (OSError, RuntimeError)) else type(crash)
-        with pytest.raises(expected):
-            fit(resnet(), TRAIN, **options)
-    assert os.listdir(tmp_path) == ["run.pt"]
-    assert len(load_checkpoint(path)["history"].loss) == 1
+        assert fit(linear(), TRAIN, **options).interrupted
+    assert os.listdir(tmp_path) == ["run.pt"] and len(load_checkpoint(path)["history"].loss) == 1
     monkeypatch.undo()
-    resumed, whole = resnet(), resnet()
+    resumed, whole = linear(seed=5), linear()
     fit(resumed, TRAIN, **options)
     fit(whole, TRAIN, epochs=3, batch_size=16)
     assert same(resumed, whole)

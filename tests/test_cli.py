@@ -5,19 +5,22 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
 import time
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
-from training_runs import interrupt
+import training_runs
 
 from d2lres import cli
 from d2lres.checkpoints import load_checkpoint
 from d2lres.cli import main
 from d2lres.training import fit
 
-TINY = ["--model", "cifar_resnet", "--depth", "8", "--width", "2", "--size", "6"]
+one_thread = training_runs.one_thread
+# Six steps an epoch.
+TINY = ["--model=cifar_resnet", "--depth=8", "--width=2", "--size=6", "--batch-size=1000"]
 
 
 def train(*options):
@@ -89,20 +92,13 @@ def test_the_options_reach_fit(monkeypatch, tmp_path):
         return fit(model, train[:64], test[:20], **(options | dict(checkpoint=None)))
 
     monkeypatch.setattr("d2lres.training.fit", spy)
-    before = torch.get_num_threads()
-    try:
-        status = train(
-            *f"""
-            --epochs 2 --batch-size 32 --lr 0.02 --augment --seed 3 --label-smoothing 0.1
-            --no-mixed-precision --threads 1 --device cpu --checkpoint {tmp_path / "run.pt"}
-            """.split()
-        )
-        assert status == 0 and torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: called.update(threads=n))
+    given = "--epochs 2 --batch-size 32 --lr 0.02 --augment --seed 3 --label-smoothing 0.1"
+    given += f" --no-mixed-precision --threads 3 --device cpu --checkpoint {tmp_path / 'run.pt'}"
+    assert train(*given.split()) == 0
     expected = dict(epochs=2, batch_size=32, lr=0.02, augment=True, seed=3, label_smoothing=0.1)
     expected |= dict(mixed_precision=False, device=torch.device("cpu"), size=6, images=6000)
-    expected |= dict(test=2000, checkpoint=tmp_path / "run.pt")
+    expected |= dict(test=2000, checkpoint=tmp_path / "run.pt", threads=3)
     assert {key: called[key] for key in expected} == expected
     assert called["model"].conv1.out_channels == 2
 
@@ -110,35 +106,32 @@ def test_the_options_reach_fit(monkeypatch, tmp_path):
 # What is shown and kept
 
 
-def test_each_epoch_is_shown_in_a_line(capsys, tmp_path):
-    file = tmp_path / "run.pt"
-    assert train("--epochs", "2", "--checkpoint", str(file)) == 0
-    out, err = capsys.readouterr()
-    header, *epochs = out.splitlines()
-    assert err == "" and re.fullmatch(
-        r"cifar_resnet: [\d,]+ parameters, 6,000 images, processes: 1, device: \w+", header
-    )
-    history = load_checkpoint(file)["history"]
-    for number, (shown, loss) in enumerate(zip(epochs, history.loss, strict=True), start=1):
-        assert shown.startswith(f"epoch {number}/2  loss {loss:.3f}  accuracy ")
-        assert shown.endswith(" images/s")
-    assert len(epochs) == 2
-
-
-def test_a_stopped_run_goes_on_to_what_an_uninterrupted_one_gives(tmp_path, capsys, monkeypatch):
+def test_each_epoch_is_shown_and_a_stopped_run_gives_what_an_uninterrupted_one_gives(
+    tmp_path, capsys, monkeypatch
+):
     def run(name, seed="1"):
         file = tmp_path / name
         status = train("--epochs", "3", "--seed", seed, "--checkpoint", str(file))
-        return status, load_checkpoint(file)["history"].loss
+        return status, load_checkpoint(file)["history"].loss, *capsys.readouterr()
 
     with monkeypatch.context() as patch:
-        interrupt(patch, 2 * 47 + 1)
-        assert run("a")[0] == 130
-    assert "a keeps every finished epoch" in capsys.readouterr().err
-    assert run("a") == run("b") != run("c", seed="2")
-    capsys.readouterr()
-    assert run("a")[0] == 0  # nothing is left to do
-    assert "epoch " not in capsys.readouterr().out
+        training_runs.interrupt(patch, 2 * 6 + 1)
+        status, losses, _, err = run("a")
+    assert status == 130 and len(losses) == 2 and "a keeps every finished epoch" in err
+    status, losses, out, err = run("b")
+    header, *epochs = out.splitlines()
+    assert (
+        status == 0
+        and err == ""
+        and re.fullmatch(
+            r"cifar_resnet: [\d,]+ parameters, 6,000 images, processes: 1, device: \w+", header
+        )
+    )
+    for number, (shown, loss) in enumerate(zip(epochs, losses, strict=True), start=1):
+        assert shown.startswith(f"epoch {number}/3  loss {loss:.3f}  accuracy ")
+        assert shown.endswith(" images/s")
+    assert run("a")[:2] == (0, losses) and run("c", seed="2")[1] != losses
+    assert run("a") == (0, losses, header + "\n", "")  # nothing is left to do
 
 
 @pytest.mark.parametrize(
@@ -157,97 +150,92 @@ def test_what_goes_wrong_is_said_in_one_sentence(tmp_path, monkeypatch, capsys, 
     assert err.startswith("d2lres: ") and message in err and err.count("\n") == 1
 
 
-def test_experiment_hands_its_arguments_to_the_authors_script(tmp_path):
-    command = [sys.executable, "-m", "d2lres", "experiment", "gravity", "--quick"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("d2lres: unknown experiment 'gravity'")
+def test_experiment_hands_its_arguments_to_the_authors_script(monkeypatch):
+    execve = Mock()
+    monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    main(["experiment", "gravity", "--quick"])
+    (python, command, environment), _ = execve.call_args
+    root = Path(cli.__file__).parents[1]  # where the script finds this d2lres
+    script = str(root / "assets/make_experiments.py")
+    assert python == sys.executable and command == [python, script, "gravity", "--quick"]
+    assert environment == {**os.environ, "PYTHONPATH": str(root)}
 
 
 # Under torchrun
 
 
-def torchrun(*command, **options):
-    """Two processes on this machine, on a free port."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def torchrun(*command, cwd, ctrl_c_after=None):
+    """Status, output and errors of two processes; Ctrl-C once there is the file `ctrl_c_after`."""
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    return subprocess.Popen(
-        [*line, *command],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
-def finish(process):
+    options = dict(env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, cwd=cwd)
+    options |= dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process, patience = subprocess.Popen([*line, *command], **options), time.monotonic() + 90
     try:
+        if ctrl_c_after:
+            while not ctrl_c_after.exists() and time.monotonic() < patience:
+                assert process.poll() is None
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=100)
     finally:
         process.kill()
     return process.returncode, out, err
 
 
-def test_two_processes_run_the_same_command(tmp_path):
-    options = ["--epochs", "2", "--checkpoint", "run.pt"]
-    status, out, err = finish(torchrun("-m", "d2lres", "train", *TINY, *options, cwd=tmp_path))
-    assert status == 0 and "d2lres" not in err, err
-    header, *epochs = out.splitlines()  # of one process only
-    assert "processes: 2, device: " in header and len(epochs) == 2
-    assert os.listdir(tmp_path) == ["run.pt"]
-    assert len(load_checkpoint(tmp_path / "run.pt")["history"].loss) == 2
-
-
 KILLER = """
-    import os, signal, sys
-    from d2lres import cli
-    from d2lres.cli import main
+import os, signal, sys
+from d2lres import cli
 
-    build, steps = cli.build, 0
+build, steps = cli.build, []
 
-    def spoilt(given):
-        def die(module, args):
-            global steps
-            steps += module.training
-            if steps == 70 and os.environ["RANK"] == "1":  # in the second epoch of 47 steps
-                os.kill(os.getpid(), signal.SIGKILL)
+def spoilt(given):
+    def die(module, args):
+        steps.append(module.training)
+        if sum(steps) == 9 and os.environ["RANK"] == "1":  # in the second epoch of 6 steps
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        model = build(given)
-        model.register_forward_pre_hook(die)
-        return model
+    model = build(given)
+    model.register_forward_pre_hook(die)
+    return model
 
-    cli.build = spoilt
-    sys.exit(main(sys.argv[1:]))
+cli.build = spoilt
+sys.exit(cli.main(sys.argv[1:]))
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_a_killed_worker_ends_the_job_with_an_error_and_one_process_can_go_on(tmp_path, capsys):
-    (tmp_path / "killer.py").write_text(textwrap.dedent(KILLER))
-    options = ["--epochs", "3", "--checkpoint", str(tmp_path / "run.pt")]
-    status, _, err = finish(torchrun("killer.py", "train", *TINY, *options, cwd=tmp_path))
+def test_a_killed_worker_ends_the_job_with_an_error_and_one_process_or_two_can_go_on(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "killer.py").write_text(KILLER)
+    command = ["train", *TINY, "--epochs", "3", "--checkpoint", "run.pt"]
+    status, _, err = torchrun("killer.py", *command, cwd=tmp_path)
     assert status not in (0, None)
     assert "exitcode  : -9" in err and "rank      : 1" in err  # torchrun says who and how
     assert "d2lres: process 0 of 2 cannot go on, perhaps because another one has ended" in err
     assert "run.pt keeps every finished epoch, and the same command goes on from there." in err
-    assert sorted(os.listdir(tmp_path)) == ["killer.py", "run.pt"]
-    state = load_checkpoint(tmp_path / "run.pt")
+    assert sorted(os.listdir()) == ["killer.py", "run.pt"]
+    state = load_checkpoint("run.pt")
     assert len(state["history"].loss) == 1 and next(iter(state["model"])) == "conv1.weight"
-    assert train(*options) == 0
+
+    with monkeypatch.context() as patch:
+        training_runs.interrupt(patch, 6 + 1)
+        assert main(command) == 130
     assert "epoch 2/3" in capsys.readouterr().out
-    assert len(load_checkpoint(tmp_path / "run.pt")["history"].loss) == 3
+    status, out, err = torchrun("-m", "d2lres", *command, cwd=tmp_path)
+    assert status == 0 and "d2lres" not in err, err
+    header, epoch = out.splitlines()  # of one process only
+    assert "processes: 2, device: " in header and epoch.startswith("epoch 3/3")
+    assert sorted(os.listdir()) == ["killer.py", "run.pt"]
+    assert len(load_checkpoint("run.pt")["history"].loss) == 3
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
 def test_ctrl_c_on_torchrun_ends_all_and_keeps_the_checkpoint(tmp_path):
-    options = ["--epochs", "500", "--checkpoint", "run.pt"]
-    process = torchrun("-m", "d2lres", "train", *TINY, *options, cwd=tmp_path)
-    patience = time.monotonic() + 90
-    while not (tmp_path / "run.pt").exists() and time.monotonic() < patience:
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    status, _, err = finish(process)
+    command = ["-m", "d2lres", "train", *TINY, "--epochs", "5000", "--checkpoint", "run.pt"]
+    status, _, err = torchrun(*command, cwd=tmp_path, ctrl_c_after=tmp_path / "run.pt")
     assert status != 0 and "d2lres: stopped; run.pt keeps every finished epoch" in err, err
     assert os.listdir(tmp_path) == ["run.pt"]
-    assert 1 <= len(load_checkpoint(tmp_path / "run.pt")["history"].loss) < 500
+    assert 1 <= len(load_checkpoint(tmp_path / "run.pt")["history"].loss) < 5000

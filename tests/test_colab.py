@@ -14,9 +14,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from commands import ROOT, run
 from nbformat.v4 import new_code_cell, new_notebook
+from notebook_rules import MEASURED, code, tags
 
-ROOT = Path(__file__).resolve().parent.parent
 ALL, CI = bool(os.environ.get("D2LRES_COLAB")), os.environ.get("CI") == "true"
 CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb" if ALL else "02*.ipynb"))
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -28,12 +29,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="Colab is Linux"),
     pytest.mark.skipif(not (ALL or CI), reason="installs PyTorch anew, for minutes: make colab"),
 ]
-
-
-def run(*command, **options) -> str:
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, **options)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
 
 
 def python313() -> Path:
@@ -98,7 +93,7 @@ def run_all(colab, notebook, folder):
     assert before <= after
     assert {path.name for path in folder.iterdir()} == {"alone.ipynb", "executed.ipynb"}
     executed = nbformat.read(folder / "executed.ipynb", 4)
-    for output in [output for cell in executed.cells for output in cell.get("outputs", [])]:
+    for output in [output for cell in code(executed) for output in cell.outputs]:
         assert output.get("name") != "stderr", output.text
         if "image/png" in output.get("data", {}):
             assert len(output.metadata["image/png"]["alt"]) > 20
@@ -109,8 +104,8 @@ def texts(notebook) -> list[tuple[str, str]]:
     """What each code cell prints that every machine prints alike, with the cell's source."""
     return [
         (cell.source, "".join(out.text for out in cell.outputs if out.get("name") == "stdout"))
-        for cell in notebook.cells
-        if cell.cell_type == "code" and "nbval-ignore-output" not in cell.metadata.get("tags", [])
+        for cell in code(notebook)
+        if MEASURED not in tags(cell)
     ]
 
 
@@ -143,8 +138,8 @@ figures.interactive(lambda end: figures.lines({"line": [0, end]}, "x", "y"), end
 def test_without_a_network_the_set_up_cell_ends_in_one_sentence(colab, tmp_path):
     python, environment = colab
     command = [python, "-c", nbformat.read(CHAPTERS[0], 4).cells[1].source]
-    environment = environment | {"PIP_FIND_LINKS": str(tmp_path)}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    options = dict(cwd=tmp_path, env=environment | {"PIP_FIND_LINKS": str(tmp_path)})
+    done = subprocess.run(command, capture_output=True, text=True, **options)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("RuntimeError: d2lres could not be installed: go online and run this")
     assert done.stderr.count("Traceback") == 1

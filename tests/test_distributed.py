@@ -2,29 +2,30 @@
 
 import math
 import os
+import re
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from multiprocessing import get_context
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 import tqdm.auto
+import training_runs
 from torch import nn
-from training_runs import curves, random_images
+from training_runs import curves, random_images, resnet, same, with_dropout
 
-from d2lres import cifar_resnet
 from d2lres.checkpoints import CheckpointError, load_checkpoint
 from d2lres.data import MEAN, STD
 from d2lres.training import TrainingDiverged, evaluate, fit
 
-# Sums in another order: after a few dozen float32 steps weights of size 1 differ by less than this.
-CLOSE = dict(rtol=0, atol=1e-5)
+one_thread = training_runs.one_thread
+no_windows = pytest.mark.skipif(os.name == "nt", reason="os.kill cannot send Ctrl-C on Windows")
 
 
 def join(rank, file):
-    os.environ["D2LRES_PROGRESS"] = "0"
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{file}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
@@ -33,15 +34,15 @@ def join(rank, file):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """pair(function, *arguments) calls function(rank, *arguments) in two processes, both results."""
-    file = tmp_path_factory.mktemp("group") / "rendezvous"
-    pools = [
-        ProcessPoolExecutor(1, get_context("spawn"), join, (rank, file.as_posix()))
-        for rank in range(2)
-    ]
+    """pair(function, **arguments) calls function(rank, **arguments) in two processes: the results."""
+    file = (tmp_path_factory.mktemp("group") / "rendezvous").as_posix()
+    context = get_context("spawn" if os.name == "nt" else "forkserver")
+    if os.name != "nt":
+        context.set_forkserver_preload(["d2lres.training"])  # imported once, for both
+    pools = [ProcessPoolExecutor(1, context, join, (rank, file)) for rank in range(2)]
 
-    def call(function, *arguments):
-        futures = [pool.submit(function, rank, *arguments) for rank, pool in enumerate(pools)]
+    def call(function, **arguments):
+        futures = [pool.submit(function, rank, **arguments) for rank, pool in enumerate(pools)]
         return [future.result(timeout=120) for future in futures]
 
     yield call
@@ -51,7 +52,7 @@ def pair(tmp_path_factory):
 
 def numbered(n, seed=0):
     """Random images of 6x6; the first two pixels of each hold its number."""
-    data = random_images(n, seed=seed)
+    data = random_images(n, seed)
     data.images[:, 0, 0, 0], data.images[:, 0, 0, 1] = torch.arange(n) // 256, torch.arange(n) % 256
     return data
 
@@ -61,148 +62,108 @@ def numbers(x):
     return (256 * pixels[:, 0] + pixels[:, 1]).tolist()
 
 
-TEST = numbered(33, seed=1)
-
-
 def without_bn(seed=0):
     torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10)
+    norm = nn.GroupNorm(2, 4)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(64, 10))
+
+
+def train(rank, make=resnet, images=64, test=33, ctrl_c=None, **options):
+    """fit in this process: what it saw, learned and raised.
+
+    ctrl_c: the rank and step at which it is pressed. `{rank}` in the name of a checkpoint gives each
+    process a file of its own, as on two machines.
+    """
+    model, seen = make(seed=rank), []  # the second process starts from other weights
+
+    def look(module, args):
+        if module.training:
+            seen.append(numbers(args[0]))
+            if (rank, len(seen)) == ctrl_c:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    model.register_forward_pre_hook(look)
+    options = dict(epochs=3, lr=0.05, batch_size=16) | options
+    if "checkpoint" in options:
+        options["checkpoint"] = str(options["checkpoint"]).format(rank=rank)
+    before, handler, said = arrays(model), signal.getsignal(signal.SIGINT), None
+    try:
+        history = fit(model, numbered(images), numbered(test, seed=1), **options)
+    except (ValueError, OSError, CheckpointError, TrainingDiverged) as error:
+        history, said = getattr(error, "history", None), f"{type(error).__name__}: {error}"
+    assert signal.getsignal(signal.SIGINT) == handler
+    result = dict(
+        seen=seen, weights=arrays(model), untouched=same(before, arrays(model)), said=said
     )
-
-
-def with_bn(seed=0):
-    torch.manual_seed(seed)
-    return cifar_resnet(8, in_channels=1, width=4)
-
-
-def with_dropout(seed=0):
-    return nn.Sequential(with_bn(seed), nn.Dropout(0.3), nn.Linear(10, 10))
-
-
-def stopped(model, step, action):
-    """`model`, calling `action` in the given forward pass in train mode."""
-    passes = 0
-
-    def count(module, args):
-        nonlocal passes
-        passes += module.training
-        if module.training and passes == step:
-            action()
-
-    model.register_forward_pre_hook(count)
-    return model
+    if history is not None:
+        result |= dict(curves=curves(history), interrupted=history.interrupted)
+    return SimpleNamespace(**result)
 
 
 def arrays(model):
     return {key: value.clone().numpy() for key, value in model.state_dict().items()}
 
 
-def train(rank, make, n, options):
-    """fit in this process: weights and buffers, curves, whether interrupted."""
-    model = make(seed=rank)  # the second process starts from other weights
-    history = fit(model, numbered(n), TEST, **(dict(epochs=3, lr=0.05, batch_size=16) | options))
-    return arrays(model), curves(history), history.interrupted
-
-
-def same(a, b):
-    return list(a) == list(b) and all((a[key] == b[key]).all() for key in a)
-
-
 def close(a, b):
-    assert list(a) == list(b)
-    for key in a:
-        torch.testing.assert_close(torch.tensor(a[key]), torch.tensor(b[key]), **CLOSE)
+    """Sums in another order: after a few dozen float32 steps weights of size 1 differ by less."""
+    assert list(a.weights) == list(b.weights)
+    for ours, theirs in zip(a.weights.values(), b.weights.values()):
+        assert abs(ours - theirs).max() <= 1e-5
+    for ours, theirs in zip(a.curves, b.curves, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
 
 
 # Shares
 
 
-def seen(rank, n, batch_size):
-    batches, model = [], without_bn()
-
-    def note(module, args):
-        if module.training:
-            batches.append(numbers(args[0]))
-
-    model.register_forward_pre_hook(note)
-    fit(model, numbered(n), epochs=2, batch_size=batch_size)
-    return batches
-
-
-@pytest.mark.parametrize("n, batch_size", [(64, 16), (300, 64), (51, 16), (52, 7), (45, 100)])
-def test_every_image_is_seen_once_an_epoch_and_never_twice(pair, n, batch_size):
-    first, second = pair(seen, n, batch_size)
-    whole = seen(0, n, batch_size)  # here there is one process
-    steps = math.ceil(n / batch_size)
-    assert len(first) == len(second) == len(whole) == 2 * steps
-    for epoch in range(2):
-        one, two = (
-            [i for batch in batches[epoch * steps :][:steps] for i in batch]
-            for batches in (first, second)
-        )
-        assert sorted(one + two) == list(range(n))
-    for one, two, both in zip(first, second, whole, strict=True):
-        assert sorted(one + two) == sorted(both)  # the batches are those of one process
+@pytest.mark.parametrize(
+    "images, options",
+    [
+        (64, {}),
+        (300, dict(batch_size=64)),
+        (51, {}),  # the last batch: 2 images and 1
+        (52, dict(batch_size=7)),  # every batch: 4 images and 3
+        (45, dict(batch_size=100)),
+        (64, dict(augment=True, label_smoothing=0.1)),
+    ],
+)
+def test_two_processes_share_the_batches_of_one_and_give_its_weights(pair, images, options):
+    first, second = pair(train, make=without_bn, images=images, **options)
+    whole = train(0, without_bn, images, **options)  # here there is one process
+    close(first, whole)
+    steps = math.ceil(images / options.get("batch_size", 16))
+    assert len(first.seen) == len(second.seen) == len(whole.seen) == 3 * steps
+    for one, two, both in zip(first.seen, second.seen, whole.seen):
         assert 0 <= len(one) - len(two) <= 1 and two
+        assert sorted(one + two) == sorted(both)
+    if "augment" not in options:  # which may shift a number out of its image
+        for start in range(0, 3 * steps, steps):
+            epoch = slice(start, start + steps)
+            seen = [i for batch in first.seen[epoch] + second.seen[epoch] for i in batch]
+            assert sorted(seen) == list(range(images))
 
 
-@pytest.mark.parametrize("n, batch_size, test", [(33, 16, 20), (40, 1, 20), (40, 16, 1)])
-def test_a_batch_or_test_set_too_small_to_share_is_refused_by_all(pair, n, batch_size, test):
-    for said in pair(refusal, n, batch_size, test):
-        assert said == (
+@pytest.mark.parametrize("images, batch_size, test", [(33, 16, 20), (40, 1, 20), (40, 16, 1)])
+def test_a_batch_or_test_set_too_small_to_share_is_refused_by_all(pair, images, batch_size, test):
+    for process in pair(train, images=images, batch_size=batch_size, test=test):
+        assert process.untouched and process.said == (
             "ValueError: 2 processes cannot share a batch or test set of 1 images: choose another "
             "batch_size, or fewer processes."
         )
 
 
-def refusal(rank, n, batch_size, test):
-    try:
-        fit(without_bn(), numbered(n), numbered(test), epochs=1, batch_size=batch_size)
-    except ValueError as error:
-        return f"ValueError: {error}"
-
-
-# The same result as one process
-
-
-@pytest.mark.parametrize(
-    "n, options",
-    [
-        (64, {}),
-        (51, {}),  # the last batch: 2 images and 1
-        (52, dict(batch_size=7)),  # every batch: 4 images and 3
-        (64, dict(augment=True, label_smoothing=0.1)),
-    ],
-)
-def test_without_batch_statistics_two_processes_give_the_weights_of_one(pair, n, options):
-    (weights, history, _), _ = pair(train, without_bn, n, options)
-    expected, expected_history, _ = train(0, without_bn, n, options)
-    close(weights, expected)
-    for ours, one in zip(history, expected_history, strict=True):
-        assert ours == pytest.approx(one, abs=1e-5)
-
-
-def test_with_batch_statistics_they_do_not(pair):
-    (weights, _, _), _ = pair(train, with_bn, 64, {})
-    expected, _, _ = train(0, with_bn, 64, {})
-    assert max(abs(weights[key] - expected[key]).max() for key in weights) > 1e-2
-
-
-@pytest.mark.parametrize("make", [without_bn, with_bn, with_dropout])
-def test_all_end_with_the_same_weights_buffers_and_history(pair, make):
-    (one, history, _), (two, history_two, _) = pair(train, make, 51, {})
-    assert same(one, two)  # to the last bit, from different initial weights
-    assert history == history_two
-    assert [len(curve) for curve in history] == [3] * 4
-
-
-def test_the_test_scores_are_those_of_all_test_images(pair):
-    (weights, (_, _, loss, accuracy), _), _ = pair(train, with_bn, 64, {})
-    model = with_bn()
-    model.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
-    score = evaluate(model, TEST)
-    assert (loss[-1], accuracy[-1]) == pytest.approx(tuple(score), abs=1e-6)
+@pytest.mark.parametrize("make", [without_bn, resnet, with_dropout])
+def test_all_end_with_the_same_weights_and_history_and_the_scores_of_all_test_images(pair, make):
+    one, two = pair(train, make=make, images=51)
+    assert same(one.weights, two.weights)  # to the last bit, from different initial weights
+    assert one.curves == two.curves and [len(curve) for curve in one.curves] == [3] * 4
+    model = make()
+    model.load_state_dict({key: torch.from_numpy(value) for key, value in one.weights.items()})
+    score = evaluate(model, numbered(33, seed=1))
+    assert [curve[-1] for curve in one.curves[2:]] == pytest.approx(list(score), abs=1e-6)
+    if make is resnet:  # batch norm's statistics are those of a share
+        whole = train(0, make, 51).weights
+        assert max(abs(one.weights[key] - whole[key]).max() for key in whole) > 1e-2
 
 
 def masks(rank):
@@ -221,133 +182,84 @@ def test_each_process_draws_its_own_dropout(pair):
 # Agreement
 
 
-class NaNFor(nn.Module):
-    """A linear model that answers NaN from the third training step on, for this image only."""
+class NaNForImage7(nn.Module):
+    """A model that answers NaN in the third training step and later, for this image only."""
 
-    def __init__(self, number):
+    def __init__(self, seed):
         super().__init__()
-        self.net, self.number, self.steps = without_bn(), number, 0
+        self.net, self.steps = without_bn(seed), 0
 
     def forward(self, x):
         self.steps += self.training
-        spoilt = torch.tensor([self.steps > 2 and i == self.number for i in numbers(x)])
+        spoilt = torch.tensor([self.training and self.steps > 2 and i == 7 for i in numbers(x)])
         return torch.where(spoilt[:, None], math.nan, self.net(x))
 
 
-def diverge(rank):
-    model = NaNFor(7)
-    try:
-        fit(model, numbered(40), epochs=5, batch_size=16)
-    except TrainingDiverged as error:
-        return str(error), model.steps, curves(error.history), arrays(model)
-
-
 def test_all_say_alike_that_training_diverged_whoever_met_the_nan(pair):
-    (said, steps, history, weights), two = pair(diverge)
-    assert "the loss became nan in epoch" in said
-    assert (said, steps, history) == two[:3] and same(weights, two[3])
-    assert all((abs(value) < 100).all() for value in weights.values())
+    one, two = pair(train, make=NaNForImage7, images=40)
+    assert one.said.startswith("TrainingDiverged: the loss became nan in epoch")
+    assert (one.said, one.curves, len(one.seen)) == (two.said, two.curves, len(two.seen))
+    assert same(one.weights, two.weights)
+    assert all((abs(value) < 100).all() for value in one.weights.values())
 
 
-def press_ctrl_c(rank, who, file):
-    def press():
-        if rank == who:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    steps = []
-    model = stopped(with_bn(seed=rank), 6, press)
-    model.register_forward_pre_hook(lambda module, args: steps.append(module.training))
-    before = signal.getsignal(signal.SIGINT)
-    history = fit(model, numbered(64), TEST, epochs=3, lr=0.05, batch_size=16, checkpoint=file)
-    assert signal.getsignal(signal.SIGINT) == before
-    return arrays(model), curves(history), history.interrupted, sum(steps)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="os.kill cannot send Ctrl-C on Windows")
-@pytest.mark.parametrize("who", [0, 1])
-def test_ctrl_c_in_one_process_stops_all_at_the_same_step(pair, tmp_path, who):
-    file = tmp_path / "run.pt"
-    (weights, history, interrupted, steps), two = pair(press_ctrl_c, who, file)
-    assert interrupted and steps == 6 and two[1:] == (history, True, 6)
-    assert same(weights, two[0]) and [len(curve) for curve in history] == [1] * 4
-    assert os.listdir(tmp_path) == ["run.pt"] and len(load_checkpoint(file)["history"].loss) == 1
-    resumed = pair(train, with_bn, 64, dict(checkpoint=file))
-    whole = pair(train, with_bn, 64, {})
-    assert same(resumed[0][0], whole[0][0]) and resumed[0][1] == whole[0][1]
+@no_windows
+@pytest.mark.parametrize("make, who, name", [(resnet, 0, "run.pt"), (with_dropout, 1, "{rank}.pt")])
+def test_ctrl_c_in_one_stops_all_at_the_same_step_and_two_go_on_exactly(
+    pair, tmp_path, make, who, name
+):
+    one, two = pair(train, make=make, checkpoint=tmp_path / name, ctrl_c=(who, 6))
+    assert one.interrupted and two.interrupted and len(one.seen) == len(two.seen) == 6
+    assert same(one.weights, two.weights) and one.curves == two.curves
+    assert [len(curve) for curve in one.curves] == [1] * 4
+    (file,) = tmp_path.iterdir()  # the first process's
+    assert file.name == name.format(rank=0) and len(load_checkpoint(file)["history"].loss) == 1
+    resumed, whole = pair(train, make=make, checkpoint=tmp_path / name), pair(train, make=make)
+    for process in resumed:
+        assert same(process.weights, whole[0].weights) and process.curves == whole[0].curves
 
 
 # Checkpoints
 
 
-def train_with_own_file(rank, make, n, folder, stop_at=None):
-    """As two machines would: each process has a file of its own, and only rank 0's is there."""
-
-    def build(seed):
-        return stopped(make(seed), stop_at, lambda: os.kill(os.getpid(), signal.SIGINT))
-
-    return train(rank, build, n, dict(checkpoint=folder / f"{rank}.pt"))
-
-
 def test_only_the_first_process_writes_and_reads_and_keys_have_no_prefix(pair, tmp_path):
-    (weights, history, _), _ = pair(train_with_own_file, with_bn, 64, tmp_path)
+    one, _ = pair(train, checkpoint=tmp_path / "{rank}.pt")
     assert os.listdir(tmp_path) == ["0.pt"]
-    state = load_checkpoint(tmp_path / "0.pt")
-    assert same(arrays_of(state["model"]), weights)
-    assert list(weights) == list(with_bn().state_dict())
-    again, two = pair(train_with_own_file, with_bn, 64, tmp_path)  # nothing is left to do
-    assert same(again[0], weights) and same(two[0], weights) and again[1] == two[1] == history
+    assert same(load_checkpoint(tmp_path / "0.pt")["model"], one.weights)
+    assert list(one.weights) == list(resnet().state_dict())
+    for process in pair(train, checkpoint=tmp_path / "{rank}.pt"):
+        assert process.seen == []  # nothing is left to do
+        assert same(process.weights, one.weights) and process.curves == one.curves
 
 
-def arrays_of(state):
-    return {key: value.numpy() for key, value in state.items()}
-
-
-@pytest.mark.skipif(os.name == "nt", reason="os.kill cannot send Ctrl-C on Windows")
-def test_a_run_of_two_goes_on_exactly_with_two(pair, tmp_path):
-    broken, _ = pair(train_with_own_file, with_dropout, 64, tmp_path, 6)
-    assert broken[2]
-    resumed = pair(train_with_own_file, with_dropout, 64, tmp_path)
-    whole = pair(train, with_dropout, 64, {})
-    assert same(resumed[0][0], whole[0][0]) and same(resumed[1][0], whole[0][0])
-    assert resumed[0][1] == whole[0][1] == resumed[1][1]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="os.kill cannot send Ctrl-C on Windows")
+@no_windows
 @pytest.mark.parametrize("before, after", [(2, 1), (1, 2)])
 def test_a_run_goes_on_with_another_number_of_processes(pair, tmp_path, before, after):
-    expected, history, _ = train(0, without_bn, 51, {})
-    if before == 2:
-        (_, _, interrupted), _ = pair(train_with_own_file, without_bn, 51, tmp_path, 6)
-        resumed = train(0, without_bn, 51, dict(checkpoint=tmp_path / "0.pt"))
-    else:
-        interrupted = train_with_own_file(0, without_bn, 51, tmp_path, 6)[2]
-        resumed, _ = pair(train_with_own_file, without_bn, 51, tmp_path)
-    assert interrupted and len(resumed[1][0]) == 3
-    close(resumed[0], expected)
-    for ours, one in zip(resumed[1], history, strict=True):
-        assert ours == pytest.approx(one, abs=1e-5)
+    def processes(count, **options):
+        options |= dict(make=without_bn, images=51)
+        return train(0, **options) if count == 1 else pair(train, **options)[0]
 
-
-def complaint(rank, file):
-    model = without_bn()
-    before = arrays(model)
-    try:
-        fit(model, numbered(40), epochs=1, checkpoint=file)
-    except CheckpointError as error:
-        return str(error), same(before, arrays(model))
+    file = tmp_path / "{rank}.pt"
+    assert processes(before, checkpoint=file, ctrl_c=(0, 6)).interrupted
+    resumed = processes(after, checkpoint=file)
+    assert len(resumed.curves[0]) == 3
+    close(resumed, processes(1))
 
 
 @pytest.mark.parametrize(
-    "content, message",
-    [(b"junk", "is not a complete checkpoint|is damaged"), (None, "could not write")],
+    "in_the_way, name, message",
+    [
+        ("run.pt", "run.pt", "is not a complete checkpoint|is damaged"),
+        ("file", "file/run.pt", "could not write"),
+    ],
 )
-def test_a_checkpoint_that_cannot_be_used_stops_all_alike(pair, tmp_path, content, message):
-    file = tmp_path / "run.pt" if content else tmp_path / "file" / "run.pt"
-    (tmp_path / ("run.pt" if content else "file")).write_bytes(content or b"in the way")
-    one, two = pair(complaint, file)
-    assert one == two and one[1]
-    with pytest.raises(CheckpointError, match=message):
-        raise CheckpointError(one[0])
+def test_a_checkpoint_that_cannot_be_used_stops_all_alike(
+    pair, tmp_path, in_the_way, name, message
+):
+    (tmp_path / in_the_way).write_bytes(b"junk")
+    one, two = pair(train, checkpoint=tmp_path / name)
+    assert one.said == two.said and re.match(f"CheckpointError: .*({message})", one.said)
+    assert one.untouched and two.untouched
 
 
 # What is shown
@@ -361,12 +273,10 @@ def shown(rank):
             bars.append(options["disable"])
             super().__init__(**(options | dict(disable=True)))
 
-    def called(history):
-        calls.append(len(history.loss))
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tqdm.auto, "tqdm", Bar)
-        fit(without_bn(), numbered(40), epochs=2, progress=True, after_epoch=called)
+        options = dict(progress=True, after_epoch=lambda history: calls.append(len(history.loss)))
+        fit(without_bn(), numbered(40), epochs=2, **options)
     return bars, calls
 
 
@@ -374,15 +284,9 @@ def test_the_first_process_alone_shows_a_bar_and_calls_after_epoch(pair):
     assert pair(shown) == [([False], [1, 2]), ([True], [])]
 
 
-def fail(rank):
-    def full(history):
-        raise OSError("disk full")
-
-    try:
-        fit(without_bn(), numbered(40), epochs=2, after_epoch=full)
-    except OSError as error:
-        return str(error)
+def full(history):
+    raise OSError("disk full")
 
 
 def test_an_error_in_after_epoch_reaches_all(pair):
-    assert pair(fail) == ["disk full", "disk full"]
+    assert [it.said for it in pair(train, after_epoch=full)] == ["OSError: disk full"] * 2

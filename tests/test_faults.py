@@ -6,18 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import nbformat
 import pytest
-import torch
+from commands import ROOT, run
 from nbformat.v4 import new_code_cell, new_notebook
+from training_runs import TRAIN, linear
 
 from d2lres.checkpoints import CheckpointError, load_checkpoint
-from d2lres.data import Images
 from d2lres.training import fit
 
-ROOT = Path(__file__).resolve().parent.parent
 POSIX = os.name == "posix"
 posix_only = pytest.mark.skipif(not POSIX, reason="limits and signals of POSIX")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -26,19 +24,13 @@ AS_OTHERS = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"
 AS_OTHERS = AS_OTHERS if POSIX and os.geteuid() == 0 else []
 
 
-def run(*command, cwd, env=ENVIRONMENT):
-    command = [str(word) for word in command]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, encoding="utf-8")
-
-
 def run_cells(cells, folder, environment, prefix=()):
     """Runs the cells in one kernel, started in the new `folder`; prefix: what starts the process."""
     folder.mkdir()
     cells = [nbformat.from_dict(cell | {"id": f"cell-{i}"}) for i, cell in enumerate(cells)]
     nbformat.write(new_notebook(cells=cells), folder.parent / "cells.ipynb")
     command = [*prefix, sys.executable, ROOT / "tests/run_alone.py", "../cells.ipynb", "../out"]
-    done = run(*command, cwd=folder, env=environment)
-    assert done.returncode == 0, done.stderr
+    run(*command, cwd=folder, env=environment)
     assert not list(folder.iterdir()), "the cells left files"
 
 
@@ -119,7 +111,7 @@ def test_a_chapter_runs_twice_where_clone_and_home_are_read_only_and_leaves_noth
     """In one kernel, first in the folder that it was started in, then beside the notebook; then
     what cannot be written is named with the remedy."""
     home, clone = read_only
-    files = sorted(path for folder in read_only for path in folder.rglob("*"))
+    files = [sorted(folder.rglob("*")) for folder in read_only]
     environment = ENVIRONMENT | {"HOME": str(home), "PYTHONPATH": str(clone)}
     environment = {k: v for k, v in environment.items() if not k.startswith(("XDG_", "D2LRES_C"))}
     # Jupyter itself needs a place for its own files; the course must not.
@@ -128,14 +120,13 @@ def test_a_chapter_runs_twice_where_clone_and_home_are_read_only_and_leaves_noth
     move = f"import os; os.chdir({str(clone / 'notebooks')!r})"
     cells = [*chapter.cells, new_code_cell(move), *chapter.cells, new_code_cell(CANNOT_WRITE)]
     run_cells(cells, tmp_path / "elsewhere", environment, AS_OTHERS)
-    assert sorted(path for folder in read_only for path in folder.rglob("*")) == files
+    assert files == [sorted(folder.rglob("*")) for folder in read_only]
 
 
 def test_a_disk_that_fills_during_training_is_named_and_costs_no_finished_epoch(tmp_path):
     """The process may write 1,000 bytes to a file from the second epoch on."""
     resource = pytest.importorskip("resource", reason="limits of POSIX")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    train = Images(torch.zeros(40, 1, 6, 6, dtype=torch.uint8), torch.arange(40) % 10)
     path, steps = tmp_path / "run.pt", []
 
     def fill(module, args):
@@ -144,10 +135,9 @@ def test_a_disk_that_fills_during_training_is_named_and_costs_no_finished_epoch(
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
 
     def train_three_epochs():
-        torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 10))
+        model = linear()
         model.register_forward_pre_hook(fill)
-        return fit(model, train, epochs=3, batch_size=40, checkpoint=path)
+        return fit(model, TRAIN, epochs=3, batch_size=40, checkpoint=path)
 
     try:
         with pytest.raises(CheckpointError) as caught:
@@ -167,7 +157,9 @@ def test_a_notebook_that_takes_more_memory_than_promised_fails_at_the_cell(tmp_p
     cells = map(new_code_cell, ("a = 1", "b = b'x' * 200_000_000", "c = 3"))
     nbformat.write(new_notebook(cells=list(cells)), tmp_path / "greedy.ipynb")
     options = ["--nbval", "--nbval-current-env", "-rA", "-o", "notebook_memory=200"]
-    said = run(sys.executable, "-m", "pytest", *options, cwd=tmp_path).stdout
-    assert "1 failed, 2 passed" in said, said
-    assert "FAILED greedy.ipynb::Cell 1" in said
+    command = [sys.executable, "-m", "pytest", *options]
+    said = subprocess.run(
+        command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
+    ).stdout
+    assert "1 failed, 2 passed" in said and "FAILED greedy.ipynb::Cell 1" in said, said
     assert "the kernel held 2" in said and "MB, which is more than 200" in said

@@ -58,7 +58,7 @@ FIGURES = {draw.__name__: draw for draw in make_pictures.PICTURES} | {
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_pyplot():
-    """Nothing that is drawn here imports pyplot, which would fail; test_project imports the module."""
+    """Nothing drawn here imports pyplot: that would fail. The module itself: see test_project."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "matplotlib.pyplot", None)
         yield
@@ -218,7 +218,7 @@ def test_alt_text_tells_how_the_nets_are_drawn_and_no_measured_digit_unless_it_i
     assert learning_curves({("plain",): history(1)}, alt="mine").alt == "mine"
 
 
-def test_seeds_are_thin_lines_cut_to_the_shortest_around_a_thick_median():
+def test_seeds_are_thin_lines_cut_to_the_shortest_around_a_thick_median_with_gaps():
     runs = [history(1 + s, epochs=5 - s) for s in range(3)]
     heights = np.array([run.test_accuracy[:3] for run in runs])
     curves = learning_curves({"x": runs}, "test_accuracy")
@@ -229,11 +229,8 @@ def test_seeds_are_thin_lines_cut_to_the_shortest_around_a_thick_median():
         assert np.allclose(thick.get_ydata(), np.median(heights, axis=0))
         assert all(line.get_xdata().tolist() == places for line in (*thin, thick))
         assert max(line.get_linewidth() for line in thin) < 1 and thick.get_linewidth() > 2
-
-
-def test_a_line_has_a_gap_where_it_is_not_finite():
-    fig = lines({"x": [1.0, float("inf"), 2.0, float("nan")]}, "step", "loss")
-    assert fig.axes[0].lines[0].get_xdata().tolist() == [1, 2, 3, 4]
+    gaps = lines({"x": [1.0, float("inf"), 2.0, float("nan")]}, "step", "loss")
+    assert gaps.axes[0].lines[0].get_xdata().tolist() == [1, 2, 3, 4]
 
 
 EMPTY = SimpleNamespace(test_loss=[])

@@ -100,18 +100,15 @@ def test_every_experiment_has_settings_and_a_quick_version():
     assert (full["batch_size"], full["size"], full["lr"], full["seeds"]) == (512, 96, 0.001, [0])
 
 
-def test_the_hash_changes_with_any_setting_and_with_nothing_else():
+def test_settings_give_every_combination_once_the_deepest_first_and_a_hash_of_nothing_else():
+    every = [(kind, n, seed) for seed in (1, 0) for n in (14, 8) for kind in ("plain", "residual")]
+    assert tasks(tiny("degradation", depths=[8, 14])) == every
     settings = tiny("degradation")
     assert re.fullmatch("[0-9a-f]{12}", config_hash(settings))
     assert config_hash(dict(reversed(settings.items()))) == config_hash(settings)
     assert config_hash(json.loads(json.dumps(settings))) == config_hash(settings)
     changed = [settings | {key: 99} for key in [*settings, "more"]]
     assert len({config_hash(s) for s in [settings, *changed]}) == len(settings) + 2
-
-
-def test_the_tasks_are_every_combination_once_the_deepest_first():
-    every = [(kind, n, seed) for seed in (1, 0) for n in (14, 8) for kind in ("plain", "residual")]
-    assert tasks(tiny("degradation", depths=[8, 14])) == every
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -202,9 +199,9 @@ def test_an_experiment_is_recorded_and_its_quick_version_beside_it(here, capsys,
     whole(here / f"results/{name}-quick.json", name, EXPERIMENTS[name].config(quick=True))
     out, err = capsys.readouterr()
     scores, losses = r"training loss \d\.\d{3}, accuracy \d+\.\d%, 0 s", r"loss [\d.]+ to [\d.]+"
-    lines = {"degradation": scores, "lesion": scores, "thousand-layers": losses, "recipe": losses}
-    lines["gradients"] = r"first convolution's gradient [\de.-]+ with BN"
-    assert re.search(f"^residual-8 seed 1: {lines.get(name, '.+')}$", out, re.MULTILINE)
+    said = dict(degradation=scores, lesion=scores, recipe=losses) | {"thousand-layers": losses}
+    said = said.get(name, r"first convolution's gradient [\de.-]+ with BN")
+    assert re.search(f"^residual-8 seed 1: {said}$", out, re.MULTILINE)
     assert out.endswith(f"recorded in {os.path.join('results', name)}-quick.json\n") and err == ""
 
 
@@ -290,8 +287,8 @@ def test_a_shipped_record_is_whole_and_belongs_to_the_current_settings(name):
     settings = EXPERIMENTS[name].settings
     for run in whole(asset(f"results/{name}.json"), name, settings)["runs"]:
         if "history" in run:  # trained to the end
-            assert len(run["history"]["loss"]) == settings["epochs"]
-            assert len(run["history"]["test_loss"]) == settings["epochs"]
+            lengths = {len(run["history"][key]) for key in ("loss", "test_loss")}
+            assert lengths == {settings["epochs"]}
             assert math.isfinite(run["train"]["loss"]) and 0 <= run["test"]["accuracy"] <= 1
         if "lesion" in run:
             assert run["lesion"]["intact"] == run["test"]["accuracy"]

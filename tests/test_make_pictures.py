@@ -17,11 +17,6 @@ from d2lres.records import asset
 PINNED = re.findall(r"^matplotlib==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
 
 
-def test_every_picture_that_ships_has_its_drawing():
-    shipped = {path.stem for path in asset("pictures").iterdir()}
-    assert shipped == {draw.__name__ for draw in make_pictures.PICTURES}
-
-
 @pytest.mark.parametrize("draw", make_pictures.PICTURES, ids=lambda draw: draw.__name__)
 def test_a_picture_that_ships_is_what_make_pictures_draws_today(draw):
     fig = draw()
@@ -34,7 +29,9 @@ def test_a_picture_that_ships_is_what_make_pictures_draws_today(draw):
         assert np.abs(apart).max() <= 16, "run `python assets/make_pictures.py`"
 
 
-def test_the_readme_describes_its_pictures_as_they_describe_themselves():
+def test_every_picture_that_ships_has_its_drawing_and_the_readmes_say_what_they_show():
+    shipped = {path.stem for path in asset("pictures").iterdir()}
+    assert shipped == {draw.__name__ for draw in make_pictures.PICTURES}
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     found = dict(re.findall(r"!\[([^\]]+)\]\(assets/pictures/(\w+)\.png\)", readme))
     assert found == {draw().alt: draw.__name__ for draw in make_pictures.PICTURES[-2:]}

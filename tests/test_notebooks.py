@@ -2,30 +2,21 @@
 
 import json
 import re
-import subprocess
-import sys
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
-import nbformat
+import notebook_rules
 import pytest
-from notebook_rules import ASSERT, CHECK_CALL, tags, violations
+from commands import ROOT, python
+from notebook_rules import ASSERT, CHECK_CALL, code, tags, violations
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
 READERS = sorted(FOLDER.glob("*.ipynb"))
 SOLUTIONS = sorted(FOLDER.glob("solutions/*.ipynb"))
 LEDGER = json.loads((ROOT / "assets" / "claims.json").read_text(encoding="utf-8"))
 VERDICT = re.compile(r"^(Correct|Not yet|Not attempted yet): ", re.MULTILINE)
-
-
-@cache
-def read(path: Path) -> nbformat.NotebookNode:
-    return nbformat.read(path, nbformat.NO_CONVERT)
-
-
-def code(path: Path) -> list[nbformat.NotebookNode]:
-    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+read = cache(notebook_rules.read)
 
 
 def name(path: Path) -> str:
@@ -38,14 +29,12 @@ def test_the_notebook_breaks_no_rule(path):
 
 
 def test_every_source_is_built_and_notebooks_readme_and_sources_agree():
-    command = [sys.executable, "notebooks/build.py", "--check"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
-    assert done.returncode == 0, done.stdout + done.stderr
+    python("notebooks/build.py", "--check")
 
 
 def verdicts(path: Path) -> tuple[int, list[str]]:
     """How many checks the notebook calls, and the verdicts that they printed."""
-    cells = [cell for cell in code(path) if CHECK_CALL.search(cell.source)]
+    cells = [cell for cell in code(read(path)) if CHECK_CALL.search(cell.source)]
     calls = sum(len(CHECK_CALL.findall(cell.source)) for cell in cells)
     text = "".join(out.get("text", "") for cell in cells for out in cell.outputs)
     return calls, VERDICT.findall(text)
@@ -61,18 +50,22 @@ def test_the_readers_exercises_are_not_attempted_yet_and_the_solutions_correct(p
 # The ledger of claims
 
 
-def claims_in(path: Path) -> dict[str, list[nbformat.NotebookNode]]:
-    """The cells of each claim id that the notebook's tags name."""
-    found = {}
-    for cell in code(path):
-        for tag in tags(cell):
-            if tag.startswith("claim:"):
-                found.setdefault(tag.removeprefix("claim:"), []).append(cell)
+@cache
+def claims() -> dict[tuple[str, str], list]:
+    """The cells that are tagged with a claim, by chapter and id."""
+    found = defaultdict(list)
+    for path in READERS:
+        for cell in code(read(path)):
+            for tag in tags(cell):
+                if tag.startswith("claim:"):
+                    found[path.stem, tag.removeprefix("claim:")].append(cell)
     return found
 
 
-def test_claims_are_numbered_without_a_gap():
-    assert [row["id"] for row in LEDGER] == [f"N{n}" for n in range(1, len(LEDGER) + 1)]
+def test_claims_are_numbered_without_a_gap_and_no_tag_lacks_a_row():
+    ids = [row["id"] for row in LEDGER]
+    assert ids == [f"N{n}" for n in range(1, len(LEDGER) + 1)]
+    assert [(chapter, claim) for chapter, claim in claims() if claim not in ids] == []
 
 
 @pytest.mark.parametrize("row", LEDGER, ids=lambda row: row["id"])
@@ -80,15 +73,9 @@ def test_every_row_is_complete_and_its_cells_were_executed_and_assert(row):
     assert set(row) == {"id", "claim", "verdict", "chapter", "evidence"}
     assert all(isinstance(value, str) and value.strip() for value in row.values())
     assert re.fullmatch(r"holds|holds when \S.*|false", row["verdict"])
-    cells = claims_in(FOLDER / f"{row['chapter']}.ipynb").get(row["id"])
+    cells = claims().get((row["chapter"], row["id"]))
     assert cells, f"{row['chapter']} has no cell tagged claim:{row['id']}"
     for cell in cells:
         assert cell.execution_count, f"{cell.id}: never executed"
         assert ASSERT.search(cell.source), f"{cell.id}: asserts nothing"
         assert not [out for out in cell.outputs if out.output_type == "error"], cell.id
-
-
-def test_no_tag_lacks_a_row():
-    ids = {row["id"] for row in LEDGER}
-    tagged = {(claim, name(path)) for path in READERS for claim in claims_in(path)}
-    assert {pair for pair in tagged if pair[0] not in ids} == set()

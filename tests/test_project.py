@@ -2,83 +2,58 @@
 
 import ast
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import yaml
+from commands import ROOT, python, run
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).resolve().parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+def text(name) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
-def run(*command: str, cwd: Path = ROOT) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+PROJECT = tomllib.loads(text("pyproject.toml"))["project"]
+README = text("README.md")
+WORKFLOW = text(".github/workflows/test.yml")
+PINS = [line.strip() for line in re.findall(r"^[^#;\n]+", text("constraints.txt"), re.MULTILINE)]
 
 
-def requirement_names(requirements: list[str]) -> set[str]:
+def names(requirements: list[str]) -> set[str]:
     return {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in requirements}
 
 
-def pins() -> list[tuple[str, str]]:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    lines = [line.split(";")[0].strip() for line in lines if line and not line.startswith("#")]
-    assert all(re.fullmatch(r"[\w.-]+==[\w.+]+", line) for line in lines)
-    return [tuple(line.split("==")) for line in lines]
-
-
-def test_environment_yml_only_points_at_pyproject():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-    *conda, pip = environment["dependencies"]
+def test_environment_yml_only_points_at_pyproject_and_python_versions_agree_everywhere():
+    *conda, pip = yaml.safe_load(text("environment.yml"))["dependencies"]
     assert pip == {"pip": ["-e .[course]"]}
     assert conda == [f"python{PROJECT['requires-python']}", "pip"]
     assert "course" in PROJECT["optional-dependencies"]
-
-
-def test_every_direct_dependency_is_pinned_in_the_constraints():
-    extras = PROJECT["optional-dependencies"]
-    direct = requirement_names(PROJECT["dependencies"] + extras["course"] + extras["dev"])
-    pinned = {name.lower().replace("_", "-") for name, _ in pins()}
-    assert direct - {"d2lres"} <= pinned
-
-
-def test_the_pinned_torch_is_not_below_the_floor():
-    floor = next(line for line in PROJECT["dependencies"] if line.startswith("torch>"))
-    versions = [tuple(map(int, v.split("."))) for name, v in pins() if name == "torch"]
-    assert versions and min(versions) >= tuple(map(int, floor.split(">=")[1].split(".")))
-
-
-def test_python_versions_agree_everywhere():
-    names = [c.split(" :: ")[-1] for c in PROJECT["classifiers"] if ":: Python :: 3." in c]
-    workflow = (ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8")
-    matrix = yaml.safe_load(workflow)["jobs"]["test"]["strategy"]["matrix"]["python"]
-    assert names == matrix == ["3.10", "3.11", "3.12", "3.13"]
+    said = [c.split(" :: ")[-1] for c in PROJECT["classifiers"] if ":: Python :: 3." in c]
+    matrix = yaml.safe_load(WORKFLOW)["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert said == matrix == ["3.10", "3.11", "3.12", "3.13"]
     assert PROJECT["requires-python"] == ">=3.10,<3.14"
 
 
-def test_the_readme_begins_with_exactly_two_commands_and_both_are_make_targets():
+def test_every_direct_dependency_is_pinned_and_torch_not_below_its_floor():
+    extras = PROJECT["optional-dependencies"]
+    direct = names(PROJECT["dependencies"] + extras["course"] + extras["dev"])
+    assert direct - {"d2lres"} <= names(PINS)
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+]+", line) for line in PINS)
+    torch = re.findall(r"torch[>=]=([\d.]+)", "\n".join(PROJECT["dependencies"] + PINS))
+    floor, *pinned = [tuple(map(int, version.split("."))) for version in torch]
+    assert pinned and min(pinned) >= floor
+
+
+def test_the_readme_begins_with_two_make_targets_of_which_ci_runs_one_and_its_links_lead_to_files():
     quick = README.split("## Quick start")[1].split("## ")[0]
-    commands = re.search(r"```\n(.*?)```", quick, re.DOTALL)[1].split("\n")
-    assert commands == ["make lab", "make test", ""]
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for command in commands[:2]:
-        assert re.search(rf"^{command.split()[1]}:", makefile, re.MULTILINE)
-
-
-def test_ci_calls_the_readmes_test_command():
-    assert "\nexec make test\n" in (ROOT / ".ci/run").read_text(encoding="utf-8")
-    assert "run: make test\n" in (ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8")
-
-
-def test_every_file_the_readme_links_to_exists():
+    assert re.search(r"```\n(.*?)```", quick, re.DOTALL)[1] == "make lab\nmake test\n"
+    assert {"lab", "test"} <= set(re.findall(r"^(\w+):", text("Makefile"), re.MULTILINE))
+    assert "\nexec make test\n" in text(".ci/run") and "run: make test\n" in WORKFLOW
     for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (ROOT / link).exists(), link
 
@@ -87,7 +62,7 @@ def test_the_readmes_python_example_runs(tmp_path):
     example = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     few = example.replace("fashion_mnist()", "(all[:64] for all in fashion_mnist(size=8))")
     assert few.count("[:64]") == 1
-    assert run(sys.executable, "-c", few, cwd=tmp_path).startswith("Score(loss=")
+    assert python("-c", few, cwd=tmp_path).startswith("Score(loss=")
 
 
 def test_no_file_names_a_machines_folder_or_a_package_host():
@@ -95,26 +70,29 @@ def test_no_file_names_a_machines_folder_or_a_package_host():
     folders = ["/ro" + "ot/", "/wo" + "rk/", "/ho" + "me/"]
     listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
     kinds = {".py", ".md", ".toml", ".yml", ".ipynb", ".txt", ".json", ".cfg", ""}
-    for path in {ROOT / name for name in listed if Path(name).suffix in kinds}:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        assert not [word for word in hosts + folders if word in text], path
+    for name in listed:
+        said = text(name) if Path(name).suffix in kinds and (ROOT / name).exists() else ""
+        assert not [word for word in hosts + folders if word in said], name
 
 
-def test_the_core_imports_torch_and_nothing_else_heavy():
+def test_the_core_imports_torch_and_nothing_else_heavy_and_figures_not_pyplot():
     heavy = {"torchvision", "matplotlib", "d2l", "IPython", "tqdm", "pandas"}
-    code = f"import torch, sys; a = set(sys.modules); import d2lres; b = {heavy} & set(sys.modules) - a"
-    assert run(sys.executable, "-c", f"{code}; print(*b)") == "\n"
+    code = f"""
+import sys, torch
+before = set(sys.modules)
+import d2lres
+assert not {heavy} & (set(sys.modules) - before)
+import d2lres.figures
+assert "matplotlib.pyplot" not in sys.modules"""
+    python("-c", code)
 
 
 def test_the_helper_module_is_small():
-    lines, long = 0, []
+    lines = []
     for path in sorted((ROOT / "d2lres").glob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        lines += len(text.splitlines())
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 60:
-                long.append(
-                    f"{path.name}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
-                )
-    assert long == []
-    assert lines <= 2000
+        lines += text(path).splitlines()
+        for node in ast.walk(ast.parse(text(path))):
+            if isinstance(node, ast.FunctionDef):
+                long = node.end_lineno - node.lineno + 1
+                assert long <= 60, f"{path.name}: {node.name} has {long} lines"
+    assert len(lines) <= 2000

@@ -6,18 +6,15 @@ from d2lres import records
 from d2lres.records import asset, claims, ledger, recorded
 
 
-def test_a_file_is_found_in_the_wheel_or_in_the_clone(monkeypatch, tmp_path):
+def test_a_file_is_found_in_the_wheel_or_in_the_clone_or_named(monkeypatch, tmp_path):
     assert recorded("degradation")["experiment"] == "degradation"
+    with pytest.raises(FileNotFoundError, match="assets/results/gravity.json: install it again"):
+        recorded("gravity")
     monkeypatch.setattr(records, "__file__", str(tmp_path / "d2lres" / "records.py"))
     for folder in (tmp_path / "assets", tmp_path / "d2lres/assets"):  # the wheel's own wins
         folder.mkdir(parents=True)
         (folder / "x.json").touch()
         assert asset("x.json") == (folder / "x.json").resolve()
-
-
-def test_a_file_that_the_course_does_not_have_is_named():
-    with pytest.raises(FileNotFoundError, match="assets/results/gravity.json: install it again"):
-        recorded("gravity")
 
 
 def test_the_ledger_shows_every_claim_with_its_verdict_and_its_chapter():

@@ -1,4 +1,4 @@
-"""The keepers of state: within them anything may happen to a model, and no trace is left."""
+"""The keeper of state: within it anything may happen to a model, and no trace is left."""
 
 import random
 from contextlib import suppress
@@ -7,38 +7,27 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models import resnet
 
-from d2lres import BasicBlock, Bottleneck, PreActBlock, ResNet
-from d2lres.state import eval_mode, untouched
+from d2lres import Bottleneck, PreActBlock, ResNet, cifar_resnet
+from d2lres.state import untouched
 
-
-def random_net(seed):
-    """A used net of a random kind, a batch and its labels; every fourth is an MLP."""
-    torch.manual_seed(seed)
-    pick = torch.randint(0, 1000, (6,)).tolist()
-    if seed % 4 == 0:
-        hidden = [nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.ReLU())]
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), *hidden, nn.Linear(8, 10))
-    else:
-        model = ResNet(
-            [BasicBlock, PreActBlock, Bottleneck][seed % 4 - 1],
-            layers=[1 + pick[0] % 2, 1 + pick[1] % 2],
-            num_classes=10,
-            in_channels=1,
-            width=1 + pick[2] % 4,
-            small_images=pick[3] % 2 > 0,
-            residual=pick[4] % 3 > 0,
-            shortcut="AB"[pick[5] % 2],
-        )
-    return used(model)
+HIDDEN = nn.Linear(192, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.ReLU()
+NETS = {
+    "MLP": lambda: nn.Sequential(nn.Flatten(), nn.Sequential(*HIDDEN), nn.Linear(8, 10)),
+    "basic": lambda: cifar_resnet(14, width=2, shortcut="B"),
+    "plain bottleneck": lambda: ResNet(Bottleneck, [1, 2], 10, width=2, residual=False),
+    "preact": lambda: ResNet(PreActBlock, [2, 1], 10, width=3, small_images=True, shortcut="A"),
+    "torchvision": lambda: resnet.ResNet(resnet.BasicBlock, [2, 1, 1, 1], num_classes=10),
+}
 
 
-def used(model):
-    """Not fresh: with gradients, a module in a mode of its own, a hook, perhaps a frozen weight."""
-    x, y = torch.randn(4, 1, 8, 8), torch.arange(4)
+def used(kind):
+    """A net, a batch and its labels. Not fresh: with gradients, modes, a hook, a frozen weight."""
+    model, x, y = NETS[kind](), torch.randn(4, 3, 8, 8), torch.arange(4)
     F.cross_entropy(model(x), y).backward()
     first, *_, last = model.modules()
-    next(model.parameters()).requires_grad_(bool(torch.rand(()) < 0.5))
+    next(model.parameters()).requires_grad_(False)
     last.eval()
     first.register_forward_hook(lambda *_: None)
     return model, x, y
@@ -69,18 +58,18 @@ def assert_same(before, after):
 
 
 def test_untouched_restores_whatever_is_done_to_a_model():
-    model, x, y = random_net(2)
+    model, x, y = used("preact")
     before = state(model)
     handle = model.conv1.register_forward_hook(lambda *_: None)
     with_handle = state(model)
     with suppress(KeyError), untouched(model):
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-        model.train()
+        model.train().requires_grad_()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
         model.zero_grad(set_to_none=True)
         model.layer1[0] = nn.Identity()
-        model.conv1 = nn.Conv2d(1, 1, 1)
+        model.conv1 = nn.Conv2d(3, 1, 1)
         model.register_buffer("mine", torch.ones(1))
         model.note = "mine"
         del model.fc
@@ -92,19 +81,9 @@ def test_untouched_restores_whatever_is_done_to_a_model():
 
 
 def test_a_graph_built_before_can_still_be_used():
-    model, x, y = random_net(7)
+    model, x, y = used("plain bottleneck")
     loss = F.cross_entropy(model.train()(x), y)
     expected = torch.autograd.grad(loss, model.fc.weight, retain_graph=True)[0]
     with untouched(model):
         F.cross_entropy(model(x), y).backward()
     assert torch.equal(torch.autograd.grad(loss, model.fc.weight)[0], expected)
-
-
-def test_eval_mode_gives_each_module_its_own_mode_back():
-    model, _, _ = random_net(1)
-    before = state(model)
-    with suppress(KeyError), eval_mode(model):
-        assert not any(module.training for module in model.modules())
-        raise KeyError
-    assert_same(before, state(model))
-    assert {module.training for module in model.modules()} == {True, False}

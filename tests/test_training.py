@@ -1,33 +1,23 @@
 """Training: the loop does what it says, and ends as it should when it is stopped."""
 
 import math
-import os
 import signal
-import subprocess
-import sys
-import time
 import warnings
-from pathlib import Path
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.nn.functional as F
+import training_runs
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
-from training_runs import (
-    TEST,
-    TRAIN,
-    curves,
-    interrupt,
-    linear,
-    resnet,
-    same,
-    weights,
-)
+from training_runs import TEST, TRAIN, curves, interrupt, lengths, linear, resnet, same, weights
 
-from d2lres import cifar_resnet, training
+from d2lres import training
 from d2lres.checkpoints import load_checkpoint
 from d2lres.training import History, TrainingDiverged, evaluate, fit, progress_bar
+
+one_thread = training_runs.one_thread
 
 
 class TurnsNaN(nn.Module):
@@ -47,8 +37,7 @@ class TurnsNaN(nn.Module):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_one_full_batch_gives_the_scores_of_the_model_it_started_with(smoothing):
-    model = linear()
-    x, y = TRAIN.tensors()
+    model, (x, y) = linear(), TRAIN.tensors()
     logits = model(x)
     expected = F.cross_entropy(logits, y, label_smoothing=smoothing).item()
     history = fit(model, TRAIN, epochs=1, batch_size=100, label_smoothing=smoothing)
@@ -57,10 +46,9 @@ def test_one_full_batch_gives_the_scores_of_the_model_it_started_with(smoothing)
 
 
 def test_the_default_is_sgd_with_momentum_and_weight_decay_on_one_cycle():
-    by_hand, fitted = linear(), linear()
+    by_hand, fitted, (x, y) = linear(), linear(), TRAIN.tensors()
     optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
     scheduler = OneCycleLR(optimizer, 0.05, 5, cycle_momentum=False)
-    x, y = TRAIN.tensors()
     for _ in range(5):
         optimizer.zero_grad()
         F.cross_entropy(by_hand(x), y).backward()
@@ -73,13 +61,9 @@ def test_the_default_is_sgd_with_momentum_and_weight_decay_on_one_cycle():
 
 @pytest.mark.parametrize("epochs, batch_size", [(1, 100), (2, 100), (1, 14), (3, 13), (4, 8)])
 def test_the_default_schedule_ends_near_zero_whatever_its_length(monkeypatch, epochs, batch_size):
-    made, rates = [], []
+    rates = []
 
     class Spy(OneCycleLR):
-        def __init__(self, *args, **options):
-            super().__init__(*args, **options)
-            made.append(self)
-
         def step(self, *args):
             rates.append(self.optimizer.param_groups[0]["lr"])
             super().step(*args)
@@ -89,7 +73,7 @@ def test_the_default_schedule_ends_near_zero_whatever_its_length(monkeypatch, ep
         warnings.simplefilter("error")
         fit(linear(), TRAIN, epochs=epochs, batch_size=batch_size)
     steps = epochs * math.ceil(40 / batch_size)
-    assert len(made) == 1 and len(rates) == steps + 1  # the schedule steps once when it is made
+    assert len(rates) == steps + 1  # one schedule, which steps once when it is made
     if steps >= 10:
         assert 0.09 < max(rates) <= 0.1 + 1e-9 and rates[-1] < 1e-5
 
@@ -99,8 +83,7 @@ def test_a_seed_gives_the_same_run_whatever_the_global_seed_and_another_seed_ano
     for seed, global_seed in ((3, 1), (3, 2), (4, 2)):
         model = resnet()
         torch.manual_seed(global_seed)
-        history = fit(model, TRAIN, TEST, epochs=2, batch_size=16, seed=seed)
-        runs.append((curves(history), weights(model)))
+        runs.append((curves(fit(model, TRAIN, TEST, epochs=2, batch_size=16, seed=seed)), model))
     (first, w), (again, v), (other, u) = runs
     assert first == again and same(w, v)
     assert first != other and not same(w, u)
@@ -115,10 +98,9 @@ def test_each_epoch_has_its_own_order():
 
 
 def test_augment_changes_the_images_and_only_when_asked():
-    plain, augmented, again = linear(), linear(), linear()
-    fit(plain, TRAIN, epochs=1, batch_size=16)
-    for model in (augmented, again):
-        fit(model, TRAIN, epochs=1, batch_size=16, augment=True)
+    plain, augmented, again = models = [linear() for _ in range(3)]
+    for model in models:
+        fit(model, TRAIN, epochs=1, batch_size=16, augment=model is not plain)
     assert same(augmented, again) and not same(plain, augmented)
 
 
@@ -127,37 +109,32 @@ def test_training_lowers_the_loss_of_what_can_be_learned():
     assert history.loss[-1] < 0.5 * history.loss[0] and history.accuracy[-1] > 0.9
 
 
-@pytest.mark.parametrize("test", [None, TEST])
-def test_the_history_has_one_entry_an_epoch_and_the_scores_of_evaluate(test):
-    model = resnet()
-    history = fit(model, TRAIN, test, epochs=3, batch_size=16)
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+def test_the_history_has_one_entry_an_epoch_and_the_scores_of_evaluate(device):
+    model, without = resnet(), resnet()
+    history = fit(model, TRAIN, TEST, epochs=3, batch_size=16, device=device)
     assert isinstance(history, History) and history.interrupted is False
-    assert len(history.loss) == len(history.accuracy) == len(history.seconds) == 3
-    assert len(history.test_loss) == len(history.test_accuracy) == (3 if test else 0)
+    assert lengths(history) == [3] * 5
     assert all(isinstance(v, float) for v in (*history.loss, *history.accuracy, *history.seconds))
     assert all(0 <= a <= 1 for a in history.accuracy + history.test_accuracy)
     assert all(s > 0 for s in history.seconds)
-    if test:
-        assert (history.test_loss[-1], history.test_accuracy[-1]) == evaluate(model, test)
-        without = resnet()
-        fit(without, TRAIN, epochs=3, batch_size=16)
-        assert same(model, without)  # testing changes nothing in training
+    assert (history.test_loss[-1], history.test_accuracy[-1]) == evaluate(model, TEST)
+    assert lengths(fit(without, TRAIN, epochs=3, batch_size=16)) == [3, 3, 0, 0, 3]
+    assert same(model, without)  # testing changes nothing in training
+    assert next(model.parameters()).device.type == "cpu"
+    assert training.default_device().type in ("cpu", "cuda", "mps")
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop])
-def test_any_optimizer_is_accepted_and_keeps_its_learning_rate(kind):
-    model = linear()
-    optimizer = kind(model.parameters(), lr=0.01)
-    history = fit(model, TRAIN, epochs=3, batch_size=16, optimizer=optimizer)
-    assert history.loss[-1] < history.loss[0] and optimizer.param_groups[0]["lr"] == 0.01
-
-
-def test_a_given_scheduler_is_stepped_after_every_batch():
-    model = linear()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    scheduler = StepLR(optimizer, step_size=1, gamma=0.5)
-    fit(model, TRAIN, epochs=2, batch_size=16, optimizer=optimizer, scheduler=scheduler)
-    assert optimizer.param_groups[0]["lr"] == 0.5 ** (2 * 3)
+def test_any_optimizer_is_accepted_with_a_scheduler_stepped_after_every_batch_or_none(kind):
+    for gamma, left in ((None, 0.01), (0.5, 0.01 * 0.5**6)):
+        model = linear()
+        optimizer = kind(model.parameters(), lr=0.01)
+        scheduler = gamma and StepLR(optimizer, 1, gamma)
+        options = dict(optimizer=optimizer, scheduler=scheduler)
+        history = fit(model, TRAIN, epochs=2, batch_size=16, **options)
+        assert history.loss[-1] < history.loss[0]
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(left, rel=1e-12)
 
 
 def test_parameters_without_gradient_stay_as_they_are():
@@ -167,14 +144,6 @@ def test_parameters_without_gradient_stay_as_they_are():
     fit(model, TRAIN, epochs=1, batch_size=16)
     assert torch.equal(before["1.weight"], model[1].weight)
     assert not torch.equal(before["3.weight"], model[3].weight)
-
-
-@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
-def test_a_model_trains_on_the_device_that_is_asked_for(device):
-    model = linear()
-    fit(model, TRAIN, TEST, epochs=1, device=device)
-    assert next(model.parameters()).device.type == "cpu"
-    assert training.default_device().type in ("cpu", "cuda", "mps")
 
 
 @pytest.mark.parametrize(
@@ -204,22 +173,20 @@ def test_bad_input_raises_valueerror_and_trains_nothing(arguments, message):
 # bfloat16 and channels last
 
 
-def precisions(**options):
-    """Losses of a short run, and the set of (train mode, dtype) that a convolution gave out."""
-    model, seen = resnet(), set()
-    model.layer1[0].conv1.register_forward_hook(lambda m, _, out: seen.add((m.training, out.dtype)))
-    history = fit(model, TRAIN, TRAIN, epochs=2, batch_size=20, device="cpu", **options)
-    assert all(value.dtype == torch.float32 for value in model.parameters())
-    return history.loss, seen
-
-
 def test_bfloat16_is_used_when_asked_for_and_not_in_tests():
-    loss, seen = precisions(mixed_precision=True)
-    assert seen == {(True, torch.bfloat16), (False, torch.float32)}
-    exact, seen = precisions(mixed_precision=False)
-    assert seen == {(True, torch.float32), (False, torch.float32)}
+    losses = []
+    for mixed, kind in ((True, torch.bfloat16), (False, torch.float32), (None, torch.float32)):
+        model, seen = resnet(), set()
+        model.layer1[0].conv1.register_forward_hook(
+            lambda m, _, out, seen=seen: seen.add((m.training, out.dtype))
+        )
+        options = dict(epochs=2, batch_size=20, device="cpu", mixed_precision=mixed)
+        losses.append(fit(model, TRAIN, TRAIN, **options).loss)
+        assert all(value.dtype == torch.float32 for value in model.parameters())
+        assert seen == {(True, kind), (False, torch.float32)}
+    loss, exact, default = losses
     assert loss != exact and loss == pytest.approx(exact, rel=0.05)
-    assert precisions()[0] == exact  # the default on a CPU
+    assert default == exact
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
@@ -235,8 +202,7 @@ def test_on_a_gpu_the_default_is_what_it_supports(monkeypatch, supported):
 
 
 def test_channels_last_weights_stay_so():
-    torch.manual_seed(0)
-    model = cifar_resnet(8, in_channels=1, width=4).to(memory_format=torch.channels_last)
+    model = resnet(width=4).to(memory_format=torch.channels_last)
     fit(model, TRAIN, epochs=1, batch_size=20)
     weight = model.layer1[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
@@ -246,8 +212,7 @@ def test_channels_last_weights_stay_so():
 
 
 def test_evaluate_is_mean_cross_entropy_and_accuracy_in_eval_mode():
-    model = resnet()
-    x, y = TEST.tensors()
+    model, (x, y) = resnet(), TEST.tensors()
     with torch.no_grad():
         logits = model.eval()(x)
     model.train()
@@ -266,15 +231,13 @@ def test_evaluate_leaves_the_model_as_it_was_whatever_happens(stop):
     model.layer2.eval()
     modes = [module.training for module in model.modules()]
     grads, state = [p.grad.clone() for p in model.parameters()], weights(model)
+
+    def fail(module, args):
+        raise stop
+
     if stop:
-
-        def fail(module, args):
-            raise stop
-
         model.fc.register_forward_pre_hook(fail)
-        with pytest.raises(stop):
-            evaluate(model, TEST)
-    else:
+    with pytest.raises(stop) if stop else nullcontext():
         evaluate(model, TEST)
     assert [module.training for module in model.modules()] == modes
     assert len(set(modes)) == 2 and same(model, state)
@@ -282,74 +245,22 @@ def test_evaluate_leaves_the_model_as_it_was_whatever_happens(stop):
     assert all(p.requires_grad for p in model.parameters()) and torch.is_grad_enabled()
 
 
-# Ctrl-C
+# The end: Ctrl-C and divergence
 
 
-@pytest.mark.parametrize("at_batch, epochs_done", [(1, 0), (2, 0), (4, 1), (9, 2)])
-def test_ctrl_c_returns_the_history_so_far(monkeypatch, at_batch, epochs_done):
-    interrupt(monkeypatch, at_batch)
-    history = fit(resnet(), TRAIN, TEST, epochs=5, batch_size=16)
-    assert history.interrupted is True
-    assert [len(c) for c in (*curves(history), history.seconds)] == [epochs_done] * 5
+# An epoch has four forward passes, the last of them in the test.
+@pytest.mark.parametrize("at, epochs_done", [(1, 0), (2, 0), (4, 0), (5, 1), (8, 1), (11, 2)])
+def test_ctrl_c_returns_the_history_so_far_in_which_all_lists_are_of_one_length(at, epochs_done):
+    model, passes = resnet(), []
 
+    def press(*args):
+        passes.append(1)
+        if len(passes) == at:
+            signal.raise_signal(signal.SIGINT)
 
-def test_ctrl_c_during_the_test_keeps_the_history_even(monkeypatch):
-    scores = iter([evaluate(resnet(), TEST)])
-
-    def stops_in_the_second_epoch(*args):
-        if (score := next(scores, None)) is None:
-            raise KeyboardInterrupt
-        return score
-
-    monkeypatch.setattr(training, "evaluate", stops_in_the_second_epoch)
-    history = fit(resnet(), TRAIN, TEST, epochs=5, batch_size=16)
-    assert history.interrupted
-    assert [len(c) for c in (*curves(history), history.seconds)] == [1] * 5
-
-
-SLOW_RUN = """
-import time
-from training_runs import TEST, TRAIN, resnet
-from d2lres.training import fit
-model = resnet()
-model.register_forward_hook(lambda *args: time.sleep(0.1))
-history = fit(model, TRAIN, TEST, epochs=12, batch_size=16, checkpoint="run.pt", progress=True)
-print("interrupted", history.interrupted, len(history.loss))
-"""
-
-
-def test_a_real_sigint_ends_the_run_and_the_checkpoint_resumes_it(tmp_path):
-    here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (here, here.parent)))}
-    environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_RUN],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        checkpoint, patience = tmp_path / "run.pt", time.monotonic() + 60
-        while not checkpoint.exists() and process.poll() is None and time.monotonic() < patience:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 0 and "Traceback" not in err, err
-    assert out.startswith("interrupted True") and os.listdir(tmp_path) == ["run.pt"], out
-    assert 1 <= int(out.split()[-1]) < 12
-
-    resumed, whole = resnet(seed=5), resnet()
-    options = dict(epochs=12, batch_size=16)
-    history = fit(resumed, TRAIN, TEST, checkpoint=checkpoint, **options)
-    assert curves(history) == curves(fit(whole, TRAIN, TEST, **options))
-    assert not history.interrupted and same(resumed, whole)
-
-
-# Divergence
+    model.layer2.register_forward_hook(press)
+    history = fit(model, TRAIN, TEST, epochs=5, batch_size=16)
+    assert history.interrupted is True and lengths(history) == [epochs_done] * 5
 
 
 @pytest.mark.parametrize("at, epochs_done", [(1, 0), (3, 0), (4, 1), (8, 2)])
@@ -357,8 +268,7 @@ def test_a_nan_loss_stops_with_an_explanation_and_spoils_nothing(tmp_path, at, e
     model, path = TurnsNaN(at), tmp_path / "run.pt"
     with pytest.raises(TrainingDiverged, match="lower the learning rate") as caught:
         fit(model, TRAIN, TEST, epochs=4, batch_size=16, checkpoint=path)
-    history = caught.value.history
-    assert [len(c) for c in (*curves(history), history.seconds)] == [epochs_done] * 5
+    assert lengths(caught.value.history) == [epochs_done] * 5
     assert f"became nan in epoch {epochs_done + 1} at learning rate" in str(caught.value)
     assert all(p.isfinite().all() for p in model.parameters())
     assert path.exists() == (epochs_done > 0)
@@ -406,19 +316,16 @@ def test_a_bar_counts_whatever_is_looped_over(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_bar_of_a_resumed_run_counts_what_is_left(tmp_path, capfd):
-    options = dict(epochs=3, batch_size=16, checkpoint=tmp_path / "run.pt")
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt(patch, 5)
-        fit(linear(), TRAIN, progress=False, **options)
-    fit(linear(), TRAIN, progress=True, **options)
-    assert "0/6" in capfd.readouterr().err
-
-
-def test_the_bar_is_closed_after_ctrl_c_and_after_an_error(monkeypatch, capfd):
+def test_the_bar_is_closed_after_ctrl_c_and_an_error_and_counts_what_a_resumed_run_has_left(
+    tmp_path, capfd
+):
     with pytest.raises(TrainingDiverged):
         fit(TurnsNaN(2), TRAIN, epochs=1, batch_size=16, progress=True)
     assert capfd.readouterr().err.rstrip(" ").endswith("\r")
-    interrupt(monkeypatch, 2)
-    fit(linear(), TRAIN, epochs=1, batch_size=16, progress=True)
+    options = dict(epochs=3, batch_size=16, checkpoint=tmp_path / "run.pt", progress=True)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 5)
+        fit(linear(), TRAIN, **options)
     assert capfd.readouterr().err.rstrip(" ").endswith("\r")
+    fit(linear(), TRAIN, **options)
+    assert "0/6" in capfd.readouterr().err

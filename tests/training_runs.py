@@ -1,5 +1,9 @@
-"""Small images and nets, and ways to stop a run: what the tests of training share."""
+"""Small images and nets, and a way to stop a run: what the tests of training share."""
 
+import signal
+
+import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -7,10 +11,19 @@ from d2lres import cifar_resnet
 from d2lres.data import Images
 
 
-def random_images(n=40, side=6, seed=0):
+def random_images(n=40, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 256, (n, 1, side, side), dtype=torch.uint8, generator=generator)
+    pixels = torch.randint(0, 256, (n, 1, 6, 6), dtype=torch.uint8, generator=generator)
     return Images(pixels, torch.randint(0, 10, (n,), generator=generator))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """In nets this small threads only wait for each other; on a busy machine, for seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 TRAIN, TEST = random_images(), random_images(24, seed=1)
@@ -21,9 +34,9 @@ def linear(seed=0):
     return nn.Sequential(nn.Flatten(), nn.Linear(36, 10))
 
 
-def resnet(seed=0, **options):
+def resnet(seed=0, depth=8, width=2, **options):
     torch.manual_seed(seed)
-    return cifar_resnet(8, in_channels=1, width=2, **options)
+    return cifar_resnet(depth, in_channels=1, width=width, **options)
 
 
 def with_dropout(seed=0):
@@ -36,16 +49,21 @@ def weights(model):
 
 def same(a, b):
     """Whether two models or state dicts agree to the last bit."""
-    a, b = (m if isinstance(m, dict) else m.state_dict() for m in (a, b))
-    return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
+    a, b = (m.state_dict() if isinstance(m, nn.Module) else m for m in (a, b))
+    return list(a) == list(b) and all(np.array_equal(a[key], b[key]) for key in a)
 
 
 def curves(history):
     return history.loss, history.accuracy, history.test_loss, history.test_accuracy
 
 
-def interrupt(monkeypatch, at_batch, stop=KeyboardInterrupt):
-    """Raise `stop` instead of the given training batch, counted from 1 over all epochs."""
+def lengths(history):
+    """How many epochs each of its lists has."""
+    return [len(values) for values in (*curves(history), history.seconds)]
+
+
+def interrupt(monkeypatch, at_batch):
+    """Ctrl-C instead of the given training batch, counted from 1 over all epochs."""
     original, drawn = Images.batches, 0
 
     def batches(self, *args, **options):
@@ -53,18 +71,7 @@ def interrupt(monkeypatch, at_batch, stop=KeyboardInterrupt):
         for batch in original(self, *args, **options):
             drawn += bool(options.get("shuffle"))
             if options.get("shuffle") and drawn == at_batch:
-                raise stop
+                signal.raise_signal(signal.SIGINT)
             yield batch
 
     monkeypatch.setattr(Images, "batches", batches)
-
-
-def adam(model):
-    return dict(optimizer=torch.optim.Adam(model.parameters(), lr=0.01))
-
-
-def adam_with_steps(model):
-    drivers = adam(model)
-    return drivers | dict(
-        scheduler=torch.optim.lr_scheduler.StepLR(drivers["optimizer"], 2, gamma=0.9)
-    )

@@ -405,7 +405,7 @@ ahead = {}
 for epoch in (5, 10, 20, 30, 40):
     ahead[epoch] = sum(
         more.loss[epoch - 1] < fewer.loss[epoch - 1]
-        for fewer, more in zip(curves["plain-8"], curves["plain-20"])
+        for fewer, more in zip(curves["plain", 8], curves["plain", 20])
     )
     print(f"epoch {epoch:2}: 20 plain layers are ahead for {ahead[epoch]} of 5 seeds")
 assert ahead[10] == 0 and ahead[40] >= 4

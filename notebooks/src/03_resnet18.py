@@ -343,12 +343,10 @@ assert torch.allclose(before, after, atol=1e-3)
 def two_blocks(inplanes, planes, stride):
     downsample = None
     if stride != 1:
-        downsample = nn.Sequential(
-            nn.Conv2d(inplanes, planes, 1, stride=stride, bias=False), nn.BatchNorm2d(planes)
-        )
-    return nn.Sequential(
-        BasicBlock(inplanes, planes, stride, downsample), BasicBlock(planes, planes)
-    )
+        conv = nn.Conv2d(inplanes, planes, 1, stride=stride, bias=False)
+        downsample = nn.Sequential(conv, nn.BatchNorm2d(planes))
+    first = BasicBlock(inplanes, planes, stride, downsample)
+    return nn.Sequential(first, BasicBlock(planes, planes))
 
 
 mine = nn.Sequential(

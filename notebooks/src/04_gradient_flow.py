@@ -111,7 +111,11 @@ print(f"50 blocks with g' = 0.5: plain {0.5**50:.0e}, residual {1.5**50:.0e}")
 # The **gradient norm** of a layer is the length of the gradient of the loss by its weights. First by hand: one batch, one backward pass, one layer.
 
 # %%
+import copy
+from functools import partial
+
 import torch.nn.functional as F
+from torch import nn
 
 from d2lres import cifar_resnet, figures, probes
 from d2lres.data import fashion_mnist
@@ -293,9 +297,6 @@ assert residual[10][0] > 0.05 and residual[1][2] > 0.9
 
 
 # %%
-from torch import nn
-
-
 class Skip(nn.Sequential):
     def forward(self, x):
         return x + super().forward(x)
@@ -397,12 +398,13 @@ assert mean["plain-50"][1] < 0.1 < mean["residual-50"][3]
 # **Predict**: in block 25, how large is the variance of the branch compared to the shortcut's: equal, about a tenth, or about a thousandth?
 
 # %%
-import copy
-from functools import partial
-
 import numpy as np
 
 from d2lres import BasicBlock, ResNet
+
+
+def variance(maps):
+    return maps.var((0, 2, 3), correction=0).mean().item()
 
 
 def branch_variances(net, x):
@@ -411,8 +413,7 @@ def branch_variances(net, x):
 
     def watched(join, branch, x):  # in place of a block's addition
         total = join(branch, x)
-        parts = {"branch": branch, "shortcut": total - branch}
-        rows.append({name: v.var((0, 2, 3), correction=0).mean().item() for name, v in parts.items()})
+        rows.append({"branch": variance(branch), "shortcut": variance(total - branch)})
         return total
 
     net = copy.deepcopy(net)
@@ -421,6 +422,7 @@ def branch_variances(net, x):
     with torch.no_grad():
         net(x)
     return rows
+
 
 # %% tags=["nbval-ignore-output", "reason: variances differ in their digits between machines"]
 torch.manual_seed(0)
@@ -477,8 +479,6 @@ assert max(at_zero.values()) < 3 * min(at_zero.values())
 # **Predict**: 54 extra parameters against none. Which of the two networks learns?
 
 # %%
-from torch import nn
-
 from d2lres.training import evaluate, fit
 
 
@@ -924,7 +924,6 @@ check.effective_depth(effective_depth)
 # <details><summary>Hint</summary>Work on <code>copy.deepcopy(model)</code>, or use <code>torch.autograd.grad</code> and restore the buffers. A convolution's weight has four dimensions.</details>
 
 # %%
-import copy
 
 
 def first_to_last(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:

@@ -17,6 +17,8 @@
 
 # %% tags=["needed"]
 import copy
+import os
+import re
 import time
 from math import ceil, log
 
@@ -146,9 +148,6 @@ assert len(record["losses"]) == 118 * len(record["test"]) and record["test"][0][
 # A training step has four parts: fetch the data, forward pass, backward pass, update. PyTorch's **profiler** records every operation with its start and end. `record_function` gives a part its name, and the function below adds up the seconds by part and kind of operation. From here on everything runs on the CPU.
 
 # %%
-import os
-import re
-
 KINDS = {  # the first whose pattern is found in PyTorch's name for the operation
     "convolution": r"conv|aten::(addmm|mm)$",
     "batch norm": r"batch_norm",
@@ -173,6 +172,7 @@ def where_time_goes(step):
             part = parts.setdefault(top.name, dict.fromkeys(KINDS, 0.0))
             part[kind] += event.self_cpu_time_total / 1e6
     return parts
+
 
 # %% [markdown]
 # **Predict**: how many times as long as the forward pass does the backward pass take? And what share has BN?
@@ -209,7 +209,9 @@ left = torch.zeros(len(share))
 colours = figures.BLUE, figures.ORANGE, figures.GREEN, figures.YELLOW
 for kind, colour, hatch in zip(KINDS, colours, ("", "//", "..", "xx")):
     lengths = torch.tensor([part[kind] for part in share.values()])
-    ax.barh(list(share), lengths, 0.6, left, color=colour, hatch=hatch, edgecolor="white", label=kind)
+    ax.barh(
+        list(share), lengths, 0.6, left, color=colour, hatch=hatch, edgecolor="white", label=kind
+    )
     left += lengths
 ax.invert_yaxis()
 ax.grid(visible=False)
@@ -305,11 +307,10 @@ class OneByOne(torch.utils.data.Dataset):
         return self.transform(to_pil_image(self.data.images[i])), int(self.data.labels[i])
 
 
-pil = DataLoader(OneByOne(train96[:256], 96), 32)
-feed = {
-    "PIL": 256 / seconds(lambda: list(pil)),
-    "memory": 256 / seconds(lambda: list(train96[:256].batches(32))),
-}
+memory = train96[:256]
+pil = DataLoader(OneByOne(memory, 96), 32)
+feed = {"PIL": seconds(lambda: list(pil)), "memory": seconds(lambda: list(memory.batches(32)))}
+feed = {name: 256 / took for name, took in feed.items()}
 print({name: f"{images:,.0f} images/s" for name, images in feed.items()})
 add_row("one by one with PIL", speed_of(net, pil))
 add_row("+ images in memory", speed_of(net, train96.batches(32)))
@@ -517,22 +518,12 @@ curve = {
     key: [median(values) for values in zip(*(run[key] for run in runs))]
     for key in ("loss", "test_loss", "test_accuracy")
 }
-figures.show(
-    figures.lines(
-        {"training": curve["loss"], "test": curve["test_loss"]},
-        "epoch",
-        "loss",
-        alt="Training and test loss over forty epochs. The training loss falls "
-        "to nearly zero; the test loss falls, then rises.",
-    )
-)
-best = {
-    key: min(range(40), key=lambda i: run_curve[i]) + 1
-    for key, run_curve in (
-        ("test loss", curve["test_loss"]),
-        ("test error", [-a for a in curve["test_accuracy"]]),
-    )
-}
+drawn = {"training": curve["loss"], "test": curve["test_loss"]}
+alt = "Over forty epochs the training loss falls to nearly zero; the test loss falls, then rises."
+figures.show(figures.lines(drawn, "epoch", "loss", alt=alt))
+error = [1 - accuracy for accuracy in curve["test_accuracy"]]
+best = {"test loss": curve["test_loss"], "test error": error}
+best = {key: values.index(min(values)) + 1 for key, values in best.items()}
 print("epoch of the lowest value:", best)
 assert curve["test_loss"][-1] > 1.2 * min(curve["test_loss"])
 assert best["test loss"] < best["test error"]
