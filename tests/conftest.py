@@ -19,6 +19,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a job in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+torch.set_num_threads(1)  # nets this small lose time to threads, and much on a busy machine
+
+
 @pytest.fixture(autouse=True)
 def _same_start(monkeypatch):
     """The same random numbers in every test, whatever ran before it, and no window for a figure."""

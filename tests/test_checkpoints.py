@@ -3,6 +3,7 @@
 import os
 import pickle
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,6 @@ from d2lres import checkpoints
 from d2lres.checkpoints import CheckpointError, load_checkpoint
 from d2lres.training import fit
 
-one_thread = training_runs.one_thread
 SAME = dict(epochs=2, batch_size=16)
 
 
@@ -34,7 +34,7 @@ def drivers(model, kind):
 
 
 @pytest.mark.parametrize(
-    "make, options, kind, epochs_done",
+    "make, options, kind, done",
     [
         (resnet, {}, "", 1),
         (resnet, {}, "", 2),
@@ -46,9 +46,7 @@ def drivers(model, kind):
     ],
     ids=["default", "late", "augment", "dropout", "adam", "all", "settings"],
 )
-def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(
-    tmp_path, make, options, kind, epochs_done
-):
+def test_a_resumed_run_gives_the_weights_of_a_whole_one(tmp_path, make, options, kind, done):
     def run(model, **more):
         given = options | drivers(model, kind) | more
         return fit(model, TRAIN, TEST, epochs=3, batch_size=16, **given)
@@ -58,7 +56,7 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(
     expected = run(whole)
     torch.manual_seed(1)
     with pytest.MonkeyPatch.context() as patch:
-        interrupt(patch, 3 * epochs_done + 2)
+        interrupt(patch, 3 * done + 2)
         assert run(broken, checkpoint=tmp_path / "run.pt").interrupted
     assert not same(whole, broken)
     torch.manual_seed(99)
@@ -112,8 +110,6 @@ def refused(path, message, model=None, train=TRAIN, **options):
     assert str(path) in text and text.endswith((".", ").")) and "\n" not in text
 
 
-# Another run's
-
 CONV = r"conv1.weight \(2, 1, 3, 3\) there and"
 SETTINGS = dict(epochs=3, batch_size=8, seed=1, lr=0.2, augment=True, label_smoothing=0.1)
 SETTINGS |= dict(mixed_precision=True)
@@ -122,15 +118,9 @@ SETTINGS |= dict(mixed_precision=True)
 @pytest.mark.parametrize(
     "other, message",
     [
-        *[
-            ({k: v}, f"a run with {k}=.*, not {v}: use the same settings")
-            for k, v in SETTINGS.items()
-        ],
+        *[({k: v}, f"with {k}=.*, not {v}: use the same settings") for k, v in SETTINGS.items()],
         (dict(train=TRAIN[:30]), "a run with images=40, not 30"),
-        (
-            dict(model=resnet(shortcut="B")),
-            r" and layer2.0.downsample.0.weight \(4, 2, 1, 1\) here",
-        ),
+        (dict(model=resnet(shortcut="B")), r"layer2.0.downsample.0.weight \(4, 2, 1, 1\) here"),
         (dict(model=linear()), rf"{CONV} 1.weight \(10, 36\) here"),
         (dict(model=resnet(width=3)), rf"{CONV} conv1.weight \(3, 1, 3, 3\) here"),
         (dict(model=resnet(depth=14)), "there and layer1.1.conv1.weight .* here"),
@@ -138,9 +128,7 @@ SETTINGS |= dict(mixed_precision=True)
     ],
     ids=[*SETTINGS, "images", "shortcut", "linear", "width", "depth", "plain twin"],
 )
-def test_a_checkpoint_of_other_settings_images_or_another_architecture_is_refused(
-    checkpoint, other, message
-):
+def test_a_checkpoint_of_another_run_is_refused(checkpoint, other, message):
     refused(checkpoint, message, device="cpu", **other)
 
 
@@ -162,9 +150,6 @@ def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path, before, after, m
     state = str(given["optimizer"].state_dict())
     refused(path, message, other, **given)
     assert str(given["optimizer"].state_dict()) == state
-
-
-# Damage and malice
 
 
 def test_a_truncated_checkpoint_is_refused_whatever_its_length(finished, tmp_path):
@@ -222,20 +207,17 @@ def test_a_malicious_checkpoint_runs_no_code(checkpoint, tmp_path, hidden):
     assert payload.path.exists()  # the payload would have run
 
 
-def test_a_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="there is no checkpoint .*run.pt"):
-        load_checkpoint(tmp_path / "run.pt")
-
-
 @pytest.mark.parametrize(
     "place, message",
     [("folder", "folder cannot be read"), ("file/run.pt", "could not write .*choose a folder")],
 )
-def test_a_place_that_cannot_be_used_is_named_before_training(tmp_path, place, message):
+def test_a_missing_or_impossible_file_is_named_before_training(tmp_path, place, message):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("in the way")
     model = linear()
     before = weights(model)
+    with pytest.raises(CheckpointError, match="there is no checkpoint .*missing"):
+        load_checkpoint(tmp_path / "missing")
     with pytest.raises(CheckpointError, match=message) as caught:
         fit(model, TRAIN, epochs=1, checkpoint=tmp_path / place)
     assert "elete" not in str(caught.value) and same(model, before)
@@ -270,10 +252,7 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint_whole_and_no_junk(
 
     monkeypatch.setattr(torch, "save", save)
     options = dict(epochs=3, batch_size=16, checkpoint=path)
-    if raised:
-        with pytest.raises(raised):
-            fit(linear(), TRAIN, **options)
-    else:
+    with pytest.raises(raised) if raised else nullcontext():
         assert fit(linear(), TRAIN, **options).interrupted
     assert os.listdir(tmp_path) == ["run.pt"] and len(load_checkpoint(path)["history"].loss) == 1
     monkeypatch.undo()
@@ -284,9 +263,7 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint_whole_and_no_junk(
 
 
 @pytest.mark.parametrize("free, reason", [(0, "the disk is full"), (2**30, "unexpected pos 24")])
-def test_a_full_disk_is_called_so_and_not_what_pytorch_calls_it(
-    tmp_path, monkeypatch, free, reason
-):
+def test_a_full_disk_is_called_so(tmp_path, monkeypatch, free, reason):
     def save(state, target):
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 24 vs 20")
 

@@ -18,16 +18,12 @@ from d2lres.checkpoints import load_checkpoint
 from d2lres.cli import main
 from d2lres.training import fit
 
-one_thread = training_runs.one_thread
 # Six steps an epoch.
 TINY = ["--model=cifar_resnet", "--depth=8", "--width=2", "--size=6", "--batch-size=1000"]
 
 
 def train(*options):
     return main(["train", *TINY, *options])
-
-
-# Options
 
 
 @pytest.mark.parametrize(
@@ -103,9 +99,6 @@ def test_the_options_reach_fit(monkeypatch, tmp_path):
     assert called["model"].conv1.out_channels == 2
 
 
-# What is shown and kept
-
-
 def test_each_epoch_is_shown_and_a_stopped_run_gives_what_an_uninterrupted_one_gives(
     tmp_path, capsys, monkeypatch
 ):
@@ -120,13 +113,8 @@ def test_each_epoch_is_shown_and_a_stopped_run_gives_what_an_uninterrupted_one_g
     assert status == 130 and len(losses) == 2 and "a keeps every finished epoch" in err
     status, losses, out, err = run("b")
     header, *epochs = out.splitlines()
-    assert (
-        status == 0
-        and err == ""
-        and re.fullmatch(
-            r"cifar_resnet: [\d,]+ parameters, 6,000 images, processes: 1, device: \w+", header
-        )
-    )
+    what = r"cifar_resnet: [\d,]+ parameters, 6,000 images, processes: 1, device: \w+"
+    assert status == 0 and err == "" and re.fullmatch(what, header)
     for number, (shown, loss) in enumerate(zip(epochs, losses, strict=True), start=1):
         assert shown.startswith(f"epoch {number}/3  loss {loss:.3f}  accuracy ")
         assert shown.endswith(" images/s")
@@ -160,9 +148,6 @@ def test_experiment_hands_its_arguments_to_the_authors_script(monkeypatch):
     script = str(root / "assets/make_experiments.py")
     assert python == sys.executable and command == [python, script, "gravity", "--quick"]
     assert environment == {**os.environ, "PYTHONPATH": str(root)}
-
-
-# Under torchrun
 
 
 def torchrun(*command, cwd, ctrl_c_after=None):

@@ -19,6 +19,7 @@ from d2lres.training import fit
 POSIX = os.name == "posix"
 posix_only = pytest.mark.skipif(not POSIX, reason="limits and signals of POSIX")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+ENVIRONMENT |= {"OMP_NUM_THREADS": "1"}  # as fast, and much faster on a busy machine
 # Root may write everywhere; without these two capabilities it is bound by permissions like others.
 AS_OTHERS = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"]
 AS_OTHERS = AS_OTHERS if POSIX and os.geteuid() == 0 else []
@@ -66,7 +67,7 @@ def test_the_stop_button_ends_training_with_the_history_and_the_kernel_goes_on(t
     environment = {k: v for k, v in ENVIRONMENT.items() if k != "D2LRES_PROGRESS"}
     again = "slow.remove()\nassert not fit(model, train, epochs=1).interrupted"
     cells = [new_code_cell(SLOW_TRAINING), new_code_cell(again)]
-    run_cells(cells, tmp_path / "folder", environment | {"OMP_NUM_THREADS": "1"})
+    run_cells(cells, tmp_path / "folder", environment)
 
 
 @pytest.fixture
@@ -158,8 +159,7 @@ def test_a_notebook_that_takes_more_memory_than_promised_fails_at_the_cell(tmp_p
     nbformat.write(new_notebook(cells=list(cells)), tmp_path / "greedy.ipynb")
     options = ["--nbval", "--nbval-current-env", "-rA", "-o", "notebook_memory=200"]
     command = [sys.executable, "-m", "pytest", *options]
-    said = subprocess.run(
-        command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
-    ).stdout
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    said = done.stdout
     assert "1 failed, 2 passed" in said and "FAILED greedy.ipynb::Cell 1" in said, said
     assert "the kernel held 2" in said and "MB, which is more than 200" in said

@@ -13,7 +13,9 @@ from d2lres.probes import flops, weight_layers
 
 @pytest.fixture(scope="module")
 def d2l():
-    return references.d2l()
+    loaded = references.d2l()
+    assert callable(loaded.display.set_matplotlib_formats)  # which today's IPython has dropped
+    return loaded
 
 
 def test_a_missing_d2l_is_named_with_the_remedy(monkeypatch):

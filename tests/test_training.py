@@ -8,7 +8,6 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F
-import training_runs
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 from training_runs import TEST, TRAIN, curves, interrupt, lengths, linear, resnet, same, weights
@@ -16,8 +15,6 @@ from training_runs import TEST, TRAIN, curves, interrupt, lengths, linear, resne
 from d2lres import training
 from d2lres.checkpoints import load_checkpoint
 from d2lres.training import History, TrainingDiverged, evaluate, fit, progress_bar
-
-one_thread = training_runs.one_thread
 
 
 class TurnsNaN(nn.Module):
@@ -30,9 +27,6 @@ class TurnsNaN(nn.Module):
     def forward(self, x):
         self.passes += self.training
         return self.net(x) * (math.nan if self.passes >= self.at else 1.0)
-
-
-# The loop
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -87,14 +81,6 @@ def test_a_seed_gives_the_same_run_whatever_the_global_seed_and_another_seed_ano
     (first, w), (again, v), (other, u) = runs
     assert first == again and same(w, v)
     assert first != other and not same(w, u)
-
-
-def test_each_epoch_has_its_own_order():
-    seen, model = [], linear()
-    model.register_forward_pre_hook(lambda m, args: seen.append(args[0].clone()))
-    fit(model, TRAIN, epochs=2, batch_size=100)
-    assert not torch.equal(*seen)
-    assert torch.equal(*(x.flatten().sort().values for x in seen))
 
 
 def test_augment_changes_the_images_and_only_when_asked():
@@ -170,9 +156,6 @@ def test_bad_input_raises_valueerror_and_trains_nothing(arguments, message):
     assert same(before, model)
 
 
-# bfloat16 and channels last
-
-
 def test_bfloat16_is_used_when_asked_for_and_not_in_tests():
     losses = []
     for mixed, kind in ((True, torch.bfloat16), (False, torch.float32), (None, torch.float32)):
@@ -208,9 +191,6 @@ def test_channels_last_weights_stay_so():
     assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
 
 
-# Evaluation
-
-
 def test_evaluate_is_mean_cross_entropy_and_accuracy_in_eval_mode():
     model, (x, y) = resnet(), TEST.tensors()
     with torch.no_grad():
@@ -243,9 +223,6 @@ def test_evaluate_leaves_the_model_as_it_was_whatever_happens(stop):
     assert len(set(modes)) == 2 and same(model, state)
     assert all(torch.equal(g, p.grad) for g, p in zip(grads, model.parameters(), strict=True))
     assert all(p.requires_grad for p in model.parameters()) and torch.is_grad_enabled()
-
-
-# The end: Ctrl-C and divergence
 
 
 # An epoch has four forward passes, the last of them in the test.
@@ -284,9 +261,6 @@ def test_a_huge_learning_rate_diverges():
         fit(model, TRAIN, epochs=5, batch_size=16, optimizer=optimizer)
 
 
-# Progress
-
-
 @pytest.mark.parametrize(
     "environment, progress, shown",
     [
@@ -294,9 +268,7 @@ def test_a_huge_learning_rate_diverges():
         *[("1", None, True), (None, None, True), ("0", True, True)],
     ],
 )
-def test_a_bar_is_shown_when_it_is_wanted_and_clears_its_line(
-    monkeypatch, capfd, environment, progress, shown
-):
+def test_a_bar_is_shown_when_it_is_wanted(monkeypatch, capfd, environment, progress, shown):
     monkeypatch.delenv("D2LRES_PROGRESS")
     if environment is not None:
         monkeypatch.setenv("D2LRES_PROGRESS", environment)

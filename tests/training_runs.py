@@ -3,7 +3,6 @@
 import signal
 
 import numpy as np
-import pytest
 import torch
 from torch import nn
 
@@ -15,15 +14,6 @@ def random_images(n=40, seed=0):
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (n, 1, 6, 6), dtype=torch.uint8, generator=generator)
     return Images(pixels, torch.randint(0, 10, (n,), generator=generator))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """In nets this small threads only wait for each other; on a busy machine, for seconds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 TRAIN, TEST = random_images(), random_images(24, seed=1)

@@ -924,6 +924,7 @@ check.effective_depth(effective_depth)
 # <details><summary>Hint</summary>Work on <code>copy.deepcopy(model)</code>, or use <code>torch.autograd.grad</code> and restore the buffers. A convolution's weight has four dimensions.</details>
 
 # %%
+import copy
 
 
 def first_to_last(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
