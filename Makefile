@@ -1,6 +1,8 @@
 # Thin on purpose: what happens is in pyproject.toml, notebooks/build.py and the tests.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two files at a time, each with one thread, in the order of pyproject.toml: the longest first.
+PARALLEL := --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help lab test check colab notebooks bench
@@ -12,7 +14,7 @@ lab: .venv/lab  ## install the course on first use and open it in JupyterLab
 	@$(BIN)/python -m d2lres lab
 
 test: .venv/dev  ## run every test and every cell of every notebook, or TESTS="tests/test_data.py"
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
 
 check: .venv/dev  ## check style, types and the rules of notebooks, in seconds
 	@$(BIN)/python -m pytest --quiet tests/test_style.py tests/test_notebooks.py

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 os.environ["D2LRES_PROGRESS"] = "0"
+if "PYTEST_XDIST_WORKER" in os.environ:  # two at a time: a thread each, or they wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent
 
 

@@ -40,7 +40,7 @@ def test_a_chapter_is_added_by_its_source_its_checks_and_its_claims(clone, monke
         (clone / ".venv").symlink_to(sys.prefix)
         (clone / ".git/info/exclude").write_text(".venv\n")
         # -o: what is installed is this environment, whatever make thinks of its age.
-        said = call("make", "-o", ".venv/dev", "test", f"TESTS={' '.join(TOUCHED)}")
+        said = call("make", "-o", ".venv/dev", "test", "PARALLEL=", f"TESTS={' '.join(TOUCHED)}")
     else:
         said = call(sys.executable, "-m", "pytest", *TOUCHED)
     assert " passed" in said and "failed" not in said

@@ -220,9 +220,7 @@ def test_the_public_names_are_those_of_the_design():
 
 
 def test_importing_the_package_loads_nothing_heavy_but_torch():
-    heavy = (
-        "torchvision matplotlib d2l IPython tqdm pandas d2lres.data d2lres.figures d2lres.training"
-    )
+    heavy = "torchvision matplotlib d2l IPython pandas d2lres.data d2lres.figures d2lres.training"
     code = f"import sys, d2lres; print(*set('{heavy}'.split()) & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (result.returncode, result.stdout.strip()) == (0, ""), result.stderr
