@@ -244,7 +244,9 @@ def keep_outputs(notebook: NotebookNode, path: Path, name: str) -> str:
     built = nbformat.read(path, nbformat.NO_CONVERT).cells if path.exists() else []
     old, new = ([c for c in cells if c.cell_type == "code"] for cells in (built, notebook.cells))
     if [(cell.source, cell.metadata) for cell in old] != [(c.source, c.metadata) for c in new]:
-        raise BuildError(f"{name}: not built from this code, so build it without --text")
+        raise BuildError(
+            f"{name}: not built from this code: make notebooks CHAPTER={path.stem[:2]}"
+        )
     for was, now in zip(old, new):
         now.outputs, now.execution_count = was.outputs, was.execution_count
     return "text"
