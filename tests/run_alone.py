@@ -18,7 +18,9 @@ def run(notebook) -> str:
     try:
         for cell in [cell for cell in notebook.cells if cell.cell_type == "code"]:
             said = []
-            reply = client.execute_interactive(cell.source, timeout=600, output_hook=said.append)
+            # Or the kernel, having met an error that is expected, might refuse the next cell.
+            options = dict(timeout=600, stop_on_error=False, output_hook=said.append)
+            reply = client.execute_interactive(cell.source, **options)
             said = [message for message in said if message["msg_type"] in OUTPUTS]
             cell.outputs = [nbformat.v4.output_from_msg(message) for message in said]
             end, tags = reply["content"], cell.metadata.get("tags", [])
