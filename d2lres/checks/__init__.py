@@ -4,10 +4,12 @@ A check takes what the learner wrote. It raises `Wrong("what to fix")`, or retur
 that says what a right answer proves. `@check` turns that into one printed line::
 
     Correct: …          Not yet: …          Not attempted yet: …
+
+The learner's code runs in `call`, `compare`, `behaves`, `in_place` and `refuses` alone: they watch
+what it changes, stop it after ten seconds, and tell its errors from those of the check.
 """
 
 import ast
-import dis
 import functools
 import inspect
 import textwrap
@@ -19,101 +21,63 @@ from typing import Any
 import torch
 from torch import nn
 
+from d2lres.checks._calls import Wrong, call, require
+from d2lres.checks._compare import behaves, compare, in_place, refuses, scramble
 from d2lres.state import untouched
-
-__all__ = ["Wrong", "check"]
-
-
-class Wrong(Exception):
-    """The learner's answer is wrong; the message says what to fix."""
 
 
 def check(function: Callable[..., str]) -> Callable[..., None]:
     """Turns a check into one that prints its verdict on one line and never raises.
 
-    The check runs in float32, with gradients on and with the same random numbers every time.
-    The learner's random numbers, gradient mode, default dtype and modules (weights, buffers,
-    gradients, training flags) are afterwards as they were.
+    The check runs on the CPU, in float32, with gradients on and the same random numbers every
+    time. The learner's random numbers, gradient mode, default dtype and modules are afterwards as
+    they were. The stop button still stops it.
     """
 
     @functools.wraps(function)
     def run(*answers: Any, **named: Any) -> None:
         given = [*answers, *named.values()]
-        try:
-            with _conditions(given):
-                verdict = f"Correct: {function(*answers, **named)}"
-        except Exception as error:
-            if _missing(error) or any(_unfinished(answer) for answer in given):
-                verdict = f"Not attempted yet: {function.__name__.replace('_', ' ')}"
-            else:
-                verdict = f"Not yet: {_advice(error)}"
+        if any(map(_is_stub, given)):
+            verdict = f"Not attempted yet: {function.__name__.replace('_', ' ')}"
+        else:
+            try:
+                with _conditions(given):
+                    if any(answer is None for answer in given):
+                        raise Wrong("hand over your function itself, without calling it.")
+                    verdict = f"Correct: {function(*answers, **named)}"
+            except Wrong as wrong:
+                verdict = f"Not yet: {wrong}"
+            except Exception as error:
+                kind = type(error).__name__
+                verdict = f"No verdict: the check failed, not your code ({kind}: {error})."
         print(" ".join(verdict.split()))
 
     return run
 
 
-def _advice(error: Exception) -> str:
-    if isinstance(error, Wrong):
-        return str(error)
-    if isinstance(error, (AttributeError, TypeError)) and "NoneType" in str(error):
-        return "your code gave None where a value was needed; is a `return` missing?"
-    return f"your code raised {type(error).__name__}: {error}".rstrip(": ")
-
-
-def _missing(error: Exception) -> bool:
-    # A module whose forward is missing or misspelt raises NotImplementedError, too: a mistake.
-    return isinstance(error, NotImplementedError) and '"forward"' not in str(error)
-
-
-def _unfinished(answer: Any) -> bool:
-    """Whether `answer` is nothing, or still holds the stub `...`."""
-    if answer is None or answer is ...:
-        return True
-    if isinstance(answer, dict):
-        answer = list(answer.values())
-    if isinstance(answer, (list, tuple)):
-        return any(item is not None and _unfinished(item) for item in answer)
-    if isinstance(answer, nn.Module):
-        return any(_unfinished(type(module)) for module in answer.modules())
-    if isinstance(answer, type):
-        if answer.__module__.partition(".")[0] in ("torch", "torchvision", "d2l", "d2lres"):
-            return False
-        methods = [value for value in vars(answer).values() if isinstance(value, FunctionType)]
-        return not methods or any(map(_is_stub, methods))
-    return isinstance(answer, FunctionType) and _is_stub(answer)
-
-
-def _is_stub(function: FunctionType) -> bool:
-    """Whether `function` does nothing, or `...` still stands in it as a statement or a value."""
-    steps = [i for i in dis.get_instructions(function) if i.opname not in _NO_STEPS]
-    if len(steps) == 1 and steps[0].argval in (None, ...):
-        return True
+def _is_stub(answer: Any) -> bool:
+    """Whether `answer` is still `...`, or a function or class in which nothing but `...` stands."""
+    if inspect.isclass(answer):
+        return all(_is_stub(it) for it in vars(answer).values() if isinstance(it, FunctionType))
+    if not isinstance(answer, FunctionType):
+        return answer is ...
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):  # no source, or a lambda cut out of its line
+        function: Any = ast.parse(textwrap.dedent(inspect.getsource(answer))).body[0]
+        steps = function.body[ast.get_docstring(function) is not None :]
+    except (AttributeError, OSError, TypeError, SyntaxError):  # a lambda, or code without source
         return False
-    return any(
-        isinstance(node, (ast.Expr, ast.Assign, ast.AnnAssign, ast.Return))
-        and isinstance(node.value, ast.Constant)
-        and node.value.value is ...
-        for node in ast.walk(tree)
-    )
-
-
-_NO_STEPS = ("RESUME", "NOP", "RETURN_VALUE")  # what is left of an empty function: one constant
+    return all(ast.unparse(step) in ("...", "pass", "super().__init__()") for step in steps)
 
 
 @contextmanager
 def _conditions(answers: list[Any]) -> Iterator[None]:
-    """Fixed conditions for a check: float32, gradients on but none left over, known numbers."""
+    """Fixed conditions for a check: CPU, float32, gradients on, known random numbers."""
     models = [answer for answer in answers if isinstance(answer, nn.Module)]
     dtype = torch.get_default_dtype()
     try:
-        with untouched(*models), torch.enable_grad():
+        with untouched(*models), torch.enable_grad(), torch.device("cpu"):
             torch.default_generator.manual_seed(0)
             torch.set_default_dtype(torch.float32)
-            for parameter in (p for model in models for p in model.parameters()):
-                parameter.grad = None
             yield
     finally:
         torch.set_default_dtype(dtype)

@@ -1,87 +1,92 @@
 """Self-checks of chapter 00."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
+from torch.nn.utils import parameters_to_vector
 
-from d2lres.checks import Wrong, check
-from d2lres.data import Images
-
-
-class _Constant(nn.Module):
-    """Answers with the same class whatever it sees."""
-
-    def __init__(self, answer: int) -> None:
-        super().__init__()
-        self.answer = answer
-
-    def forward(self, x):
-        return nn.functional.one_hot(torch.full((len(x),), self.answer), 10).float()
+from d2lres.checks import call, check, compare, require, scramble
+from d2lres.data import MEAN, STD, Images
+from d2lres.networks import cifar_resnet
+from d2lres.training import evaluate
 
 
 @check
 def error_rate(answer) -> str:
-    data = Images(
-        torch.zeros(8, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 0, 0, 0, 0, 0, 1, 2])
-    )
-    got = float(answer(_Constant(0), data))
-    if abs(got - 25) > 1e-4:
-        for value, advice in (
-            (99.25, "accuracy is a fraction from 0 to 1: multiply it by 100 before you subtract."),
-            (75, "that is the accuracy in percent: count the wrong answers, not the right ones."),
-            (0.25, "that is a fraction: multiply by 100 to get percent."),
-            (0.75, "that is the accuracy: the error is what is missing to 1, in percent."),
-            (2, "that is the number of wrong answers: divide by the number of images."),
-        ):
-            if abs(got - value) < 1e-4:
-                raise Wrong(advice)
-        raise Wrong(f"two of eight images are classified wrongly, so 25 is expected, not {got:g}.")
-    if abs(float(answer(_Constant(3), data)) - 100) > 1e-4:
-        raise Wrong("a model that is always wrong has an error rate of 100.")
-    return "error and accuracy add up to 100 percent."
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(36, 10))
+    normed = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 10))
+    cases = []
+    for net, n in (dense, 3), (normed, 997), (cifar_resnet(8, in_channels=1, width=4), 1203):
+        images = torch.randint(256, (n, 1, 6, 6 + n % 2), dtype=torch.uint8)
+        data = Images(images, torch.zeros(n, dtype=torch.int64), size=6)
+        labels = scramble(net).eval()(data.tensors()[0]).argmax(1)
+        labels[: n // 3] = torch.randint(10, (n // 3,))  # most wrong ones come in the first batches
+        cases.append((net, replace(data, labels=labels)))
+
+    def right(model, data) -> float:
+        return 100 * (1 - evaluate(model, data).accuracy)
+
+    def raw(model, data):
+        x = (data.tensors()[0] * STD + MEAN) * 255
+        return 100 * (model.eval()(x).argmax(1) != data.labels).double().mean().item()
+
+    mistakes = {
+        "that is the accuracy in percent: count the wrong ones.": lambda *it: 100 - right(*it),
+        "that is a fraction: multiply by 100 to get percent.": lambda *it: right(*it) / 100,
+        "that is the accuracy: count the wrong ones, in percent.": lambda *it: 1 - right(*it) / 100,
+        "that is a count: divide by all images.": lambda m, d: round(right(m, d) * len(d) / 100),
+        "the model gets raw pixels: `data.batches` and `data.tensors` normalise them.": raw,
+    }
+    watch: dict = dict(form="one number", draws=True, changes=("the mode of model*",))
+    compare(answer, right, cases, mistakes, hint="wrong answers in percent of all images", **watch)
+    hint = "here the model comes in train mode, so call model.eval() first"
+    compare(answer, right, [(net.train(), data) for net, data in cases], hint=hint, **watch)
+    return "error and accuracy add up to 100 percent, whatever the batches and the model's mode."
 
 
 @check
 def twins(answer) -> str:
-    pair = answer(8, 3)
-    if pair is None:
-        raise NotImplementedError
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise Wrong("return two networks, the plain one first.")
-    plain, residual = pair
-    adds = [any(getattr(m, "residual", False) for m in net.modules()) for net in pair]
-    if adds == [True, False]:
-        raise Wrong("the order is (plain, residual), yours is the other way round.")
-    if adds != [False, True]:
-        raise Wrong("one network needs residual=False and the other residual=True.")
-    if not _equal(plain, residual):
-        raise Wrong("the two start from different weights: set the seed before each construction.")
-    if not _equal(plain, answer(8, 3)[0]):
-        raise Wrong("the same seed must give the same weights again: set it inside the function.")
-    if _equal(plain, answer(8, 4)[0]):
-        raise Wrong("another seed gives the same weights: use the argument `seed`.")
-    depth = sum(isinstance(m, nn.Conv2d) for m in answer(14, 3)[0].modules()) + 1
-    if depth != 14:
-        raise Wrong(f"asked for 14 layers, the network has {depth}: use the argument `depth`.")
+    drawn: list[torch.Tensor] = []
+    for depth, seed in (8, 3), (8, 4), (8, 2**31), (14, 3):
+        nets = [cifar_resnet(depth, in_channels=1, residual=residual) for residual in (False, True)]
+        pair, again = (call(answer, depth, seed, draws=True) for _ in range(2))
+        pairs = all(isinstance(it, (tuple, list)) and len(it) == 2 for it in (pair, again))
+        require(pairs, "return (plain, residual), two networks.")
+        given, kinds = [str(net) for net in pair], [str(net) for net in nets]
+        require(given != kinds[::-1], "the order is (plain, residual), not the other way round.")
+        require(given == kinds, f"build two cifar_resnet({depth}, in_channels=1, residual=…).")
+        plain, residual, again = (parameters_to_vector(it.parameters()) for it in (*pair, again[0]))
+        require(torch.equal(plain, residual), "the weights differ: set the seed before each twin.")
+        require(torch.equal(plain, again), "the same seed gives other weights: set it inside.")
+        known = any(torch.equal(plain, other) for other in drawn)
+        require(not known, "another seed gives the same weights: use the argument `seed`.")
+        drawn.append(plain)
+        places = [{t.data_ptr() for t in net.state_dict().values()} for net in pair]
+        require(not places[0] & places[1], "the two share tensors: training one changes the other.")
+        for net, reference in zip(pair, nets):
+            reference.load_state_dict(net.state_dict())
+            x = torch.randn(4, 1, 12, 12)
+            same = torch.equal(call(net.train(), x), reference.train()(x))
+            require(same, "yours computes something else than cifar_resnet with its weights.")
     return "the twins start from the same weights, so they differ in the additions alone."
-
-
-def _equal(a: nn.Module, b: nn.Module) -> bool:
-    a, b = list(a.parameters()), list(b.parameters())
-    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b))
 
 
 @check
 def majority_accuracy(answer) -> str:
-    for labels, expected in (([0, 1, 1, 2], 0.5), ([4, 4, 4, 0], 0.75), ([7], 1.0)):
-        got = float(answer(torch.tensor(labels)))
-        if abs(got - expected) > 1e-4:
-            if abs(got - expected * len(labels)) < 1e-4:
-                raise Wrong("that is the count of the most frequent class: divide by the number N.")
-            if labels == [4, 4, 4, 0] and got == 4:
-                raise Wrong("that is the most frequent class itself, not its share of the images.")
-            if abs(got - 100 * expected) < 1e-2:
-                raise Wrong("that is a percentage: the accuracy is a fraction from 0 to 1.")
-            if labels == [0, 1, 1, 2] and abs(got - 1 / 3) < 1e-4:
-                raise Wrong("one over the number of classes is right only for balanced labels.")
-            raise Wrong(f"for the labels {labels} the answer is {expected:g}, not {got:g}.")
-    return "on a balanced set of ten classes it is 10 percent: every accuracy starts from there."
+    hand = [0, 1, 1, 2], [4, 4, 4, 0], [7], [2, 1], [0, 0, 5, 0, 5], [11, 12, 12]
+    cases = [(torch.tensor(labels),) for labels in hand]
+    cases += [(torch.randint(k, (n,)).clamp(min=k // 4),) for n, k in ((9, 3), (101, 10), (64, 20))]
+
+    def right(labels) -> float:
+        return (labels.bincount().max() / len(labels)).item()
+
+    mistakes = {
+        "that is a count: divide by the number of labels.": lambda y: y.bincount().max().item(),
+        "that is the most frequent class, not its share.": lambda y: y.bincount().argmax().item(),
+        "that is a percentage: the accuracy is from 0 to 1.": lambda y: 100 * right(y),
+        "1 / classes is right only for balanced labels.": lambda y: 1 / len(y.unique()),
+        "count the largest class, not the rarest.": lambda y: y.bincount().min().item() / len(y),
+    }
+    compare(answer, right, cases, mistakes, form="one number", hint="count the largest class")
+    return "always answering the largest class reaches its share: every accuracy starts from there."

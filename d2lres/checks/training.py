@@ -4,187 +4,113 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from d2lres.checks import Wrong, check
+from d2lres.checks import check, compare, require
 
 
 @check
 def recall_precision(answer) -> str:
-    counts = torch.tensor([[8, 1, 0, 1], [2, 5, 0, 3], [1, 3, 0, 6], [0, 0, 0, 5]])
-    diagonal = counts.diagonal()
-    recall = diagonal / counts.sum(1)
-    precision = diagonal / counts.sum(0).clamp(min=1)
-    got = answer(counts.clone())
-    if got is None:
-        raise NotImplementedError
-    if not isinstance(got, (tuple, list)) or len(got) != 2:
-        raise Wrong("return two tensors, (recall, precision).")
-    ours, theirs = (torch.as_tensor(values, dtype=torch.float32).flatten() for values in got)
-    if len(ours) != 4 or len(theirs) != 4:
-        raise Wrong(
-            f"four classes need four values each, yours have {len(ours)} and {len(theirs)}."
-        )
-    if _close(ours, precision) and _close(theirs, recall):
-        raise Wrong("the two are the other way round: a row holds what is truly of a class.")
-    if _close(ours, diagonal / counts.sum()):
-        raise Wrong("divide by the number of images of each class, not by all images.")
-    if not _close(ours, recall):
-        raise Wrong(
-            f"recall of these counts is {_rounded(recall)}, yours is {_rounded(ours)}: "
-            "divide the diagonal by the sums of the rows."
-        )
-    if theirs.isnan().any() or theirs.isinf().any():
-        raise Wrong("one class is never predicted, and 0 / 0 is no number: its precision is 0.")
-    if not _close(theirs, precision):
-        raise Wrong(
-            f"precision of these counts is {_rounded(precision)}, yours is {_rounded(theirs)}: "
-            "divide the diagonal by the sums of the columns."
-        )
+    def right(n):
+        return n.diagonal() / n.sum(1), n.diagonal() / n.sum(0).clamp(min=1)
+
+    mistakes = {
+        "swap the two: a row holds what is truly of a class.": lambda n: right(n)[::-1],
+        "divide by the images of each class, not by all.": lambda n: (n.diagonal() / n.sum(),) * 2,
+        "both are recall: precision divides by the columns.": lambda n: (right(n)[0],) * 2,
+        "both are precision: recall divides by the rows.": lambda n: (right(n)[1],) * 2,
+    }
+    cases = [(torch.tensor([[3, 1, 0], [2, 2, 0], [0, 1, 0]]),)]  # the last is never predicted
+    cases.append((torch.tensor([[1, 3, 0], [0, 4, 2], [0, 0, 2]]),))  # the first once, and rightly
+    cases += [(torch.randint(40, (n, n)) + torch.eye(n, dtype=torch.int64),) for n in (2, 3, 12)]
+    hint = "the diagonal over the sums of rows and of columns, and 0 for what is never predicted"
+    compare(answer, right, cases, mistakes, form="two tensors, (recall, precision)", hint=hint)
     return "recall asks what became of a class, precision how far an answer can be trusted."
 
 
 @check
 def one_cycle(answer) -> str:
-    steps, peak = 100, 0.4
-    first = answer(0, steps, peak)
-    if first is None:
-        raise NotImplementedError
-    got = [float(answer(step, steps, peak)) for step in range(steps + 1)]
-    expected = [peak * min(step / 30, (steps - step) / 70) for step in range(steps + 1)]
-    top = max(range(steps + 1), key=got.__getitem__)
-    if abs(max(got) - peak) > 1e-3 * peak:
-        raise Wrong(f"the largest rate is {max(got):.3g}: it should reach the peak, {peak}.")
-    if abs(top - 30) > 1:
-        raise Wrong(f"the peak comes at step {top} of {steps}: it belongs at three tenths, 30.")
-    for step, where in ((0, "at the start"), (steps, "at the end")):
-        if abs(got[step]) > 1e-6:
-            raise Wrong(f"the rate {where} is {got[step]:.3g}: it should be 0.")
-    off = max(range(steps + 1), key=lambda step: abs(got[step] - expected[step]))
-    if abs(got[off] - expected[off]) > 1e-3 * peak:
-        raise Wrong(
-            f"at step {off} the rate is {got[off]:.3g}, on a straight line it is "
-            f"{expected[off]:.3g}: both the way up and the way down are linear."
-        )
-    if abs(float(answer(6, 20, 1.0)) - 1) > 1e-6:
-        raise Wrong("with 20 steps the peak is at step 6: work with fractions of `steps`.")
-    return "small steps while BN and momentum settle, large ones to travel, small ones to land."
+    def right(step, steps, peak, top=0.3):
+        return peak * min(step / (top * steps), (steps - step) / ((1 - top) * steps))
+
+    mistakes = {
+        "the peak comes half-way, not at three tenths.": lambda a, n, peak: right(a, n, peak, 0.5),
+        "the peak is missing: that is the fraction of it.": lambda a, n, peak: right(a, n, 1.0),
+        "the way down is missing.": lambda a, n, peak: peak * min(a / (0.3 * n), 1),
+    }
+    sizes = (100, 0.4), (20, 1.2345), (7, 0.01234), (33, 2.5), (1, 0.1)
+    cases = [(step, steps, peak) for steps, peak in sizes for step in range(steps + 1)]
+    hint = "straight lines from 0 to the peak at 0.3 · steps, and from there to 0"
+    compare(answer, right, cases, mistakes, form="one number", hint=hint)
+    return "0 at both ends, the peak at three tenths, and straight lines between them."
 
 
 @check
 def calibration_error(answer) -> str:
-    generator = torch.Generator().manual_seed(0)
-    confidence = 0.1 + 0.9 * torch.rand(2000, generator=generator)
-    right = torch.rand(2000, generator=generator) < confidence**2
-    got = answer(confidence.clone(), right.clone())
-    if got is None:
-        raise NotImplementedError
-    got, expected = float(got), _calibration_error(confidence, right, 10)
-    overall = abs(confidence.mean() - right.float().mean()).item()
-    places = (confidence * 10).long().clamp(max=9)
-    gaps = torch.stack(
-        [
-            (confidence[places == b].mean() - right[places == b].float().mean()).abs()
-            for b in range(1, 10)
-        ]
-    )
-    for value, advice in (
-        (gaps.mean().item(), "weight each bin by its share of the images: bins differ in size."),
-        (100 * expected, "this is a percentage: give a fraction, 0 to 1."),
-        (
-            (right.float() - confidence).abs().mean().item(),
-            "average within each bin first: a "
-            "single image is right or wrong, and says nothing about 70 %.",
-        ),
-    ):
-        if abs(got - value) < 1e-5 < abs(value - expected):
-            raise Wrong(advice)
-    if abs(got - expected) > 1e-5:
-        raise Wrong(
-            f"the error of this set is {expected:.4f}, yours is {got:.4f}: bins of equal width "
-            "from 0 to 1, and in each |mean confidence - fraction right|."
-        )
-    both = (
-        torch.tensor([0.55, 0.95, 0.95, 0.95, 1.0]),
-        torch.tensor([True, True, True, False, False]),
-    )
-    for bins in (10, 2):
-        got, expected = float(answer(*both, bins)), _calibration_error(*both, bins)
-        if got != got:
-            raise Wrong("an empty bin has no mean: leave it out.")
-        if abs(got - expected) > 1e-5:
-            raise Wrong(
-                f"with {bins} bins the error of five images is {expected:.4f}, yours is "
-                f"{got:.4f}: a confidence of exactly 1 belongs to the last bin."
-            )
-    return f"the average alone would have said {overall:.2f}: errors of opposite sign cancel in it."
+    def gaps(confidence, right, bins=10):
+        place = (confidence * bins).long().clamp(max=bins - 1)
+        off = confidence - right.float()
+        inside = [place == b for b in place.unique()]
+        return torch.tensor([[off[it].mean(), it.sum()] for it in inside])
 
+    def error(*case):
+        gap, size = gaps(*case).T
+        return (gap.abs() * size / size.sum()).sum().item()
 
-def _calibration_error(confidence, right, bins: int) -> float:
-    places = (confidence * bins).long().clamp(max=bins - 1)
-    error = 0.0
-    for place in places.unique():
-        inside = places == place
-        gap = confidence[inside].mean() - right[inside].float().mean()
-        error += inside.float().mean().item() * gap.abs().item()
-    return error
+    mistakes = {
+        "weight each bin by its images.": lambda *it: gaps(*it)[:, 0].abs().mean().item(),
+        "this is a percentage: give a fraction, 0 to 1.": lambda *it: 100 * error(*it),
+        "gaps must not cancel: take each without its sign.": lambda a, b, *_: error(a, b, 1),
+        "average within a bin first.": lambda a, b, *_: (a - b.float()).abs().mean().item(),
+    }
+    few = torch.tensor([0.55, 0.95, 0.93, 0.97, 1.0]), torch.tensor([1, 1, 1, 1, 0]) == 1
+    cases = [few, (*few, 2), (torch.tensor([1.0]), torch.tensor([False]))]
+    for n, *bins in (401, 15), (97, 3), (2000,):
+        confidence = torch.rand(n).sqrt()
+        wave = 0.3 * torch.sin(torch.pi * (*bins, 10)[0] * confidence)  # each bin's other way round
+        cases.append((confidence, torch.rand(n) < confidence + wave, *bins))
+    hint = "bins of equal width from 0 to 1, and in each |mean confidence - fraction right|"
+    compare(answer, error, cases, mistakes, form="one number", hint=hint)
+    whole, fine = error(*cases[-1], 1), error(*cases[-1])
+    return f"on one set all images together are off by {whole:.2f}, its ten bins by {fine:.2f}."
 
 
 @check
 def accumulate(answer) -> str:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3))
-    x, y = torch.randn(10, 3, 2, 2), torch.arange(10) % 3
-    parameters = list(model.parameters())
-    loss = F.cross_entropy(model(x), y)
-    expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
-    parts = [F.cross_entropy(model(a), b) for a, b in zip(x.split(4), y.split(4))]
-    wrong = {}
-    for name, total in (("sum", sum(parts)), ("mean", sum(parts) / 3), ("last", parts[-1])):
-        gradient = torch.autograd.grad(total, parameters, retain_graph=True)
-        wrong[name] = torch.cat([g.flatten() for g in gradient])
-    before = [p.detach().clone() for p in parameters]
-    seen: list[int] = []
-    hook = model.register_forward_hook(lambda module, args, out: seen.append(len(out)))
-    for p in parameters:
-        p.grad = torch.ones_like(p)  # left over from the step before
-    returned = answer(model, x, y, 4)
-    hook.remove()
-    if not seen:
-        raise NotImplementedError
-    if max(seen) > 4:
-        raise Wrong(f"the model was given {max(seen)} images at once: at most `size`, 4 here.")
-    if any(not torch.equal(p, b) for p, b in zip(parameters, before)):
-        raise Wrong("the weights have changed: leave the step to the optimizer.")
-    if any(p.grad is None for p in parameters):
-        raise Wrong("a parameter has no gradient: call backward() on the loss of each part.")
-    got = torch.cat([p.grad.flatten() for p in parameters])
-    for value, advice in (
-        (expected + 1, "the gradients of the step before are still in it: clear them first."),
-        (wrong["sum"], "this is the gradient of a sum of means: a part of n images counts n / N."),
-        (
-            wrong["mean"],
-            "the last part is smaller than the others: weight each by its size, n / N.",
-        ),
-        (wrong["last"], "only the last part is left: clear the gradients once, not for each part."),
-        (
-            wrong["last"] * 0.2,
-            "only the last part is left: clear the gradients once, not each time.",
-        ),
-        (
-            expected * 10,
-            "this is the gradient of the summed loss: divide by the whole batch's size.",
-        ),
-    ):
-        if _close(got, value) and not _close(got, expected):
-            raise Wrong(advice)
-    if not _close(got, expected):
-        raise Wrong("the gradient is not that of the mean loss over the whole batch.")
-    if returned is None or abs(float(returned) - loss.item()) > 1e-5:
-        raise Wrong(f"return the mean loss of the whole batch, {loss.item():.3f} here.")
+    def accumulate(model, x, y, size):
+        def watch(_, args):
+            n = len(args[0])
+            require(n <= size, f"the model was given {n} images at once: at most {size} here.")
+
+        hook = model.register_forward_pre_hook(watch)
+        loss = answer(model, x, y, size)
+        hook.remove()
+        return {"loss": loss, "gradient": torch.cat([p.grad.flatten() for p in model.parameters()])}
+
+    def by(weigh=lambda n: n / n.sum(), old=0.0, first=0):
+        def run(model, x, y, size):
+            losses = [F.cross_entropy(model(a), b) for a, b in zip(x.split(size), y.split(size))]
+            n = torch.tensor([len(part) for part in y.split(size)])
+            loss = (torch.stack(losses) * weigh(n))[first:].sum()
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            mean = F.cross_entropy(model(x), y).item()
+            return {"loss": mean, "gradient": torch.cat([g.flatten() for g in gradients]) + old}
+
+        return run
+
+    mistakes = {
+        "the step before is still in `.grad`: clear it first.": by(old=1.0),
+        "parts' means are added up: a part of n counts n / N.": by(lambda n: 1),
+        "the last part may be smaller: weigh each by its size.": by(lambda n: 1 / len(n)),
+        "only the last part is left: clear once, at the start.": by(first=-1),
+        "that is the summed loss: divide by all images, N.": by(lambda n: n),
+    }
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3))
+    conv = nn.Sequential(nn.Conv2d(3, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4, 5)).eval()
+    cases = []
+    for model, n, size in (flat, 10, 4), (conv, 9, 2), (flat, 6, 9), (conv, 5, 1), (flat, 12, 4):
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)  # left over from the step before
+        cases.append((model, torch.randn(n, 3, 2, 2), torch.arange(n) % 3, size))
+    form, hint = "the mean loss", "a part of n images counts n / N, in the loss and in `.grad`"
+    watch = dict(changes=("model.*.grad",), draws=True)
+    compare(accumulate, by(), cases, mistakes, form=form, hint=hint, **watch)
     return "any batch fits into any memory, as long as no layer mixes the images of a batch."
-
-
-def _close(a, b) -> bool:
-    return torch.allclose(a, b, atol=1e-5)
-
-
-def _rounded(values) -> str:
-    return ", ".join(f"{value:.2f}" for value in values.tolist())

@@ -149,7 +149,7 @@ print("seed before each:          ", torch.equal(early.conv1.weight, again.conv1
 # The second network continues the stream of random numbers where the first one left it. A comparison of two such networks compares two things at once.
 #
 # ## Exercises
-# Replace the `...` by your answer and run the cell. The check tells you what to fix. It accepts every correct answer, not only ours.
+# Replace the `...` by your answer and run the cell. The check tells you what to fix. It judges what your answer does, not how it is written.
 #
 # ### Exercise 1 (easy, 3 minutes): error in percent
 # Papers report the **error rate**: the share of wrong answers, in percent. Compute it from a model and a set of images.
@@ -164,7 +164,7 @@ from d2lres.training import evaluate
 
 
 def error_rate(model, data) -> float:
-    """Share of the images in `data` that `model` classifies wrongly, in percent, 0 to 100."""
+    """Share of the images in `data` that `model`, in eval mode, classifies wrongly, 0 to 100."""
     ### BEGIN SOLUTION
     return 100 * (1 - evaluate(model, data).accuracy)
     ### END SOLUTION
@@ -180,8 +180,10 @@ check.error_rate(error_rate)
 
 # %%
 def twins(depth: int, seed: int):
-    """A pair (plain, residual) of `cifar_resnet(depth, in_channels=1)` with equal initial weights,
-    drawn from `seed`."""
+    """A pair (plain, residual) of `cifar_resnet(depth, in_channels=1)` with equal initial weights.
+
+    The weights are drawn from `seed`. The two networks share no tensor.
+    """
     ### BEGIN SOLUTION
     pair = []
     for residual in (False, True):

@@ -473,10 +473,11 @@ check.contains(contains)
 
 # %%
 def silence(block: nn.Module) -> nn.Module:
-    """Change a trained `d2lres.BasicBlock` or `Bottleneck` so that it passes on its input.
+    """Change a trained `d2lres.BasicBlock` or `Bottleneck` in place: it passes on its input.
 
     (N, C, H, W) without negative numbers comes out unchanged, in train and in eval mode. All other
-    weights stay. Returns the block. Raises ValueError if `block.downsample` is not None.
+    tensors stay. Returns the block itself. If `block.downsample` is not None, raises ValueError and
+    changes nothing.
     """
     ### BEGIN SOLUTION
     if block.downsample is not None:
@@ -500,7 +501,8 @@ check.silence(silence)
 def gaps(runs: list[dict], shallow: int, deep: int) -> dict[int, float]:
     """For each seed the gap between plain networks of `deep` and `shallow` layers, -1 to 1.
 
-    The error is that of the finished network on its training images.
+    The error is that of the finished network on its training images. Where the deep network is
+    better, the gap is negative.
     """
     ### BEGIN SOLUTION
     errors = {

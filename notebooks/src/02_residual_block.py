@@ -679,7 +679,7 @@ class CarefulBlock(FullBlock):
     def forward(self, x):
         """(N, input_channels, H, W) -> (N, num_channels, H', W'); ValueError if shapes differ.
 
-        Use self.g(x) and self.conv3, which is None or a 1x1 convolution.
+        Use self.g(x), once, and self.conv3, which is None or a 1x1 convolution.
         """
         ### BEGIN SOLUTION
         shortcut = x if self.conv3 is None else self.conv3(x)
@@ -779,21 +779,29 @@ class Repaired(nn.Module):
 check.repaired(Repaired)
 
 # %% [markdown]
-# ### Exercise 4 (easy, 5 minutes): the identity in two parameters
-# Turn a trained `Residual(c, c)` into the identity for x ≥ 0, in training and in evaluation mode,
-# by changing only two of its parameter tensors. You cannot replace `g` this time.
+# ### Exercise 4 (medium, 8 minutes): the identity through a 1×1 convolution
+# A trained `Residual(c, c, use_1x1conv=True)` has a convolution on its shortcut that it does not
+# need. Make the block the identity for x ≥ 0, in training and in evaluation mode, without taking
+# anything out: change at most four of its parameter tensors, in place. (Three are enough.)
 #
-# <details><summary>Hint</summary>Which layer speaks last in g? It computes weight · normalised +
-# bias. Zeroing a convolution does not help, as the BN behind it still adds its bias. Change
-# parameters inside <code>torch.no_grad()</code>.</details>
+# <details><summary>Hint</summary>A 1×1 convolution multiplies the channels of each pixel by a
+# matrix; which matrix passes them on, and what must its bias be? In g, the last BN computes weight
+# · normalised + bias. Zeroing a convolution of g does not help, as the BN behind it still adds its
+# bias. Change parameters inside <code>torch.no_grad()</code>.</details>
 
 
 # %%
 def make_identity(block: Residual) -> None:
-    """Changes two parameter tensors of `block` in place so that block(x) = x for all x >= 0."""
+    """Changes at most four parameters of `block` in place so that block(x) = x for all x >= 0.
+
+    block: a trained Residual(c, c, use_1x1conv=True). In place means that the same `nn.Parameter`
+    objects get new values, so that an optimizer made before still holds them.
+    """
     ### BEGIN SOLUTION
     nn.init.zeros_(block.bn2.weight)
     nn.init.zeros_(block.bn2.bias)
+    nn.init.dirac_(block.conv3.weight)
+    nn.init.zeros_(block.conv3.bias)
     ### END SOLUTION
 
 
@@ -812,7 +820,10 @@ check.make_identity(make_identity)
 
 # %%
 def without_biases(block: Residual) -> None:
-    """Zeroes conv1.bias, conv2.bias and conv3.bias in place; the output stays the same."""
+    """Zeroes conv1.bias, conv2.bias and conv3.bias in place; the output stays the same.
+
+    In place means that the same `nn.Parameter` objects get new values.
+    """
     ### BEGIN SOLUTION
     with torch.no_grad():
         block.bn1.running_mean -= block.conv1.bias

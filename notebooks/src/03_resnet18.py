@@ -705,7 +705,7 @@ check.stage_parameters(stage_parameters)
 
 # %% [markdown]
 # ### Exercise 3 (medium, 10 minutes): ResNet-34 from the same parts
-# Build ResNet-34 as you built `net`: stem, four calls of `resnet_block`, head, all in one `nn.Sequential`.
+# Build ResNet-34 as you built `net`: stem, four calls of `resnet_block`, head, all in one `nn.Sequential`. Make every layer anew: two calls give two networks that share nothing, with each other or with `net`.
 # <details><summary>Hint</summary>The counts are in the table of the family above. Only stage 1 has first_block=True, and each list needs its star.</details>
 
 
@@ -714,7 +714,7 @@ from d2lres import resnet_block
 
 
 def resnet34_from_blocks(num_classes: int = 10) -> nn.Sequential:
-    """(N, 1, H, W) -> logits (N, num_classes)."""
+    """(N, 1, H, W) -> logits (N, num_classes), from layers made anew in every call."""
     ### BEGIN SOLUTION
     return nn.Sequential(
         nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3),

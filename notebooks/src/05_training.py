@@ -812,7 +812,7 @@ check.recall_precision(recall_precision)
 
 # %%
 def one_cycle(step: int, steps: int, peak: float) -> float:
-    """Learning rate at `step`, 0 to `steps`."""
+    """Learning rate at `step`, 0 to `steps`; the peak is at 0.3 * steps, be that whole or not."""
     ### BEGIN SOLUTION
     return peak * min(step / (0.3 * steps), (steps - step) / (0.7 * steps))
     ### END SOLUTION

@@ -1,0 +1,119 @@
+"""Answers to the exercises of chapter 04. RIGHT: other bodies. WRONG: (search, replace, words)."""
+
+RIGHT = {
+    "stack_gradient": [
+        "x = 1.0\nfor j in slopes:\n    x = residual * x + j * x\nreturn x",
+        "import numpy as np\n\nreturn np.prod(np.array(slopes, dtype=float) + residual)",
+        "return (torch.tensor(slopes, dtype=torch.float64) + int(residual)).prod()",
+        """
+        if not slopes:
+            return 1.0
+        return stack_gradient(slopes[:-1], residual) * (slopes[-1] + bool(residual))
+        """,
+    ],
+    "effective_depth": [
+        "return n * c / (1 + c)",
+        "import numpy as np\n\np = np.poly1d([c, 1.0]) ** n\nreturn p.deriv()(1.0) / p(1.0)",
+        """
+        weights = [1.0]
+        for _ in range(n):
+            weights = [a + c * b for a, b in zip([*weights, 0.0], [0.0, *weights])]
+        return sum(k * weights[k] for k in range(n + 1)) / sum(weights)
+        """,
+        """
+        t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        return torch.autograd.grad(n * torch.log(1 + c * t.exp()), t)[0]
+        """,
+    ],
+    "first_to_last": [
+        ("(first.norm() / last.norm()).item()", "first.norm() / last.norm()"),
+        """
+        net = copy.deepcopy(model).train()
+        net.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        norms = [m.weight.grad.norm().item() for m in net.modules() if isinstance(m, nn.Conv2d)]
+        return norms[0] / norms[-1]
+        """,
+        """
+        kept, modes = copy.deepcopy(model.state_dict()), [(m, m.training) for m in model.modules()]
+        w = [p for p in model.parameters() if p.ndim == 4]
+        a, b = torch.autograd.grad(F.cross_entropy(model.train()(x), y), [w[0], w[-1]])
+        model.load_state_dict(kept)
+        all(m.train(mode) for m, mode in modes)
+        return (a.square().sum() / b.square().sum()).sqrt().numpy().item()
+        """,
+    ],
+    "skipinit": [
+        ("torch.zeros(())", "torch.zeros(1, 1, 1)"),
+        ("padding=1)", 'padding="same", bias=False)'),
+        ("F.relu(", "nn.ReLU()("),
+        """
+        def __init__(self, channels):
+            super().__init__()
+            self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, 1, 1) for _ in range(2))
+            self.register_parameter("alpha", nn.Parameter(torch.tensor([0.0])))
+
+        def forward(self, x):
+            return x.addcmul(self.alpha, self.conv2(self.conv1(x).relu_())).relu_()
+        """,
+    ],
+}
+
+WRONG = {
+    "stack_gradient": [
+        ("prod(", "sum(", "should give -0.0625"),
+        ("", "return float(prod(slopes) + residual)", "there is a shortcut around each block, not"),
+        ("", "return float(1 + sum(slopes)) if residual else float(prod(slopes))", "should give"),
+        ("1 + j if residual else j", "1 + j", "plain"),
+        ("1 + j if residual else j", "j if residual else 1 + j", "residual"),
+        ("1 + j if residual else j", "abs(j + residual)", "should give -0.0625"),
+        ("in slopes", "in slopes if j", "should give 0"),
+        ("return ", "if not slopes:\n        return 0.0\n    return ", "should give 1"),
+        ("return float(", "return round(", "should give 0.5"),
+        ("", "x = 1.0\nwhile slopes:\n    x *= slopes.pop() + residual\nreturn x", "changes"),
+        ("in slopes", "in slopes[1:]", "should give 0.5"),
+        ("return float(", "return str(", "number"),
+    ],
+    "effective_depth": [
+        ("", "return n / 2", "all paths weigh the same: a path of length k"),
+        ("comb(n, k) * c**k", "c**k", "paths of length"),
+        ("c**k for", "c * k for", "c**k"),
+        ("range(n + 1)", "range(n)", "the path of length n is missing in both sums."),
+        ("c**k for", "c ** (n - k) for", "c**k"),
+        ("/ sum(weights)", "/ 2**n", "divide by the weights, not by the number of"),
+        ("/ sum(weights)", "/ len(weights)", "should give 1"),
+        ("enumerate(weights)", "enumerate(weights, 1)", "should give 1"),
+        ("", "return max(range(n + 1), key=lambda k: comb(n, k) * c**k)", "should give 0.4118"),
+        ("k * weight for", "k**2 * weight for", "should give 1"),
+        ("weights = [", "c = min(c, 1.0)\n    weights = [", "should give 2"),
+        ("weights = [", "n = 54\n    weights = [", "should give 1"),
+        ("", "return round(n * c / (1 + c), 2)", "should give 0.4118"),
+    ],
+    "first_to_last": [
+        ("copy.deepcopy(model).train()", "model.train()", "changes the mode of model, train or"),
+        ("deepcopy(model).train()", "deepcopy(model)", "the model may come in eval mode: call"),
+        ("(first.norm() / last.norm())", "(last.norm() / first.norm())", "first"),
+        ("p.dim() == 4", "p.dim() > 1", "linear"),
+        ("p.dim() == 4", "p.shape[2:] == (3, 3)", "should give 0.02605"),
+        ("torch.autograd.grad(F.cross_entropy(model(x), y), kernels)", "kernels", "gradient"),
+        (".norm()", ".square().sum()", "these are squared norms."),
+        ("model = copy", "model.zero_grad()\n    model = copy", ".grad"),
+        ("copy.deepcopy(model).train()", "copy.deepcopy(model.train())", "mode"),
+        ("== 4]", "== 4]\n    kernels.sort(key=torch.numel)", "should give 4.031"),
+    ],
+    "skipinit": [
+        ("torch.zeros(())", "torch.ones(())", "start"),
+        ("nn.Parameter(torch.zeros(()))", "torch.zeros((), requires_grad=True)", "self.alpha must"),
+        ("torch.zeros(())", "torch.zeros(channels, 1, 1)", "one element"),
+        ("F.relu(x + ", "F.relu(", "x is not added."),
+        ("F.relu(x + ", "(x + ", "last ReLU"),
+        ("F.relu(self.conv1(x))", "self.conv1(x)", "between"),
+        ("x + self.alpha * ", "self.alpha * x + ", "branch"),
+        ("self.alpha = ", "nn.init.zeros_(self.conv2.weight)\n        self.alpha = ", "gradient"),
+        ("self.conv2(F", "self.conv1(F", "conv2"),
+        ("F.relu(x + ", "(lambda b: x.add_(b).relu_())(", "changes x"),
+        ("self.conv1(x)", "F.batch_norm(self.conv1(x), None, None, training=True)", "in train"),
+        ("padding=1", "padding=1, groups=channels", "self.conv1 must be an nn.Conv2d of its own,"),
+        ("return F", "if not self.alpha: return x.relu()\n        return F", "gradient"),
+    ],
+}
