@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from d2lres.checks._calls import Wrong, call, require
+from d2lres.checks._calls import Wrong, begin, call, require
 from d2lres.checks._compare import behaves, compare, in_place, refuses, scramble
 from d2lres.state import untouched
 
@@ -76,6 +76,7 @@ def _conditions(answers: list[Any]) -> Iterator[None]:
     dtype = torch.get_default_dtype()
     try:
         with untouched(*models), torch.enable_grad(), torch.device("cpu"):
+            begin()
             torch.default_generator.manual_seed(0)
             torch.set_default_dtype(torch.float32)
             yield

@@ -5,10 +5,12 @@ import dataclasses
 import fnmatch
 import inspect
 import random
+import re
 import signal
 import sys
 import sysconfig
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 SECONDS, MEMORY = 10.0, 4 << 30  # that one call of an answer may take, in seconds and in bytes
+TOTAL = 30.0  # seconds for all calls of one check
+_spent = 0.0
 
 
 class Wrong(Exception):
@@ -58,6 +62,12 @@ def require(condition: Any, told: str) -> None:
         raise Wrong(told)
 
 
+def begin() -> None:
+    """Begins a check: its calls share the time."""
+    global _spent
+    _spent = 0.0
+
+
 def call(answer: Callable, *args: Any, changes: tuple[str, ...] = (), draws: bool = False) -> Any:
     """What `answer(*args)` returns.
 
@@ -75,8 +85,9 @@ def call(answer: Callable, *args: Any, changes: tuple[str, ...] = (), draws: boo
             if not (draws and "random" in name) and not _equal(get(), defaults[name]):
                 put(defaults[name])
                 touched.append(f"{name} for all that runs after it")
-    for name in [*changed(before, _snapshot(names, args)), *touched]:
-        if not any(fnmatch.fnmatch(name, pattern) for pattern in changes):
+    others = [fnmatch.translate(pattern) for pattern in changes]
+    for name in [*touched, *changed(before, _snapshot(names, args))]:
+        if name in touched or not any(re.match(other, name) for other in others):
             raise Changed(name, result)
     return result
 
@@ -114,10 +125,11 @@ def guard(run: Callable[[], Any]) -> Any:
 @contextlib.contextmanager
 def _limits() -> Iterator[None]:
     """Seconds, and on Linux memory: MemoryError comes before the system kills the kernel."""
-    main = threading.current_thread() is threading.main_thread()
+    global _spent
+    began, main = time.monotonic(), threading.current_thread() is threading.main_thread()
     if timed := main and hasattr(signal, "SIGALRM"):
         handler = signal.signal(signal.SIGALRM, _stop)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS, 1e-4)
+        signal.setitimer(signal.ITIMER_REAL, max(min(SECONDS, TOTAL - _spent), 0.01), 1e-4)
     limited = sys.platform == "linux" and not torch.cuda.is_available()  # CUDA reserves too much
     if limited:
         import resource
@@ -134,6 +146,7 @@ def _limits() -> Iterator[None]:
             signal.signal(signal.SIGALRM, handler)
         if limited:
             resource.setrlimit(resource.RLIMIT_AS, old)
+        _spent += time.monotonic() - began
 
 
 def _stop(number: int, frame: Any) -> None:
@@ -162,7 +175,10 @@ def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield from leaves(vars(value), name)
     elif isinstance(value, (dict, list, tuple)):
         keys = list(value) if isinstance(value, dict) else list(range(len(value)))
-        yield f"the order or the length of {name}", keys
+        yield (
+            f"the items of {name}",
+            keys + [id(it) for it in value if isinstance(it, (dict, list))],
+        )
         for key in keys:
             yield from leaves(value[key], f"{name}[{key!r}]")
     else:

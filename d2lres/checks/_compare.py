@@ -3,20 +3,22 @@
 import contextlib
 import copy
 import inspect
-import math
 import numbers
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from math import isclose, prod
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, allclose, nn
 
 from d2lres.checks._calls import Broken, Changed, Wrong, call, changed, guard, leaves, require
 
 Mistakes = Mapping[str, Callable]
 NONE: Mistakes = {}
+INSIDE = "in yours stands something"
 
 
 def compare(
@@ -94,14 +96,15 @@ def _why_nothing(answer: Callable) -> str:
     return f"your code gives nothing back: {why}"
 
 
-def as_kind(value: Any, like: Any, form: str) -> Any:
+def as_kind(value: Any, like: Any, form: str, verb: str = "yours is") -> Any:
     """`value` as what `like` is: a bool, a number, a tensor, or a tuple, list or dict of these.
 
     Takes 0-dimensional tensors and NumPy's numbers for numbers, lists for tuples and tensors.
     """
-    shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
-    wrong = Wrong(f"return {form}; yours is a {type(value).__name__}{shape}.")
     many = isinstance(value, (Tensor, np.ndarray, list, tuple))
+    shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+    size = shape or (f" of {len(value)}" if many else "")
+    wrong = Wrong(f"return {form}; {verb} of type {type(value).__name__}{size}.")
     if isinstance(like, Tensor) and many:
         try:
             return torch.as_tensor(value).detach().to(torch.float64)
@@ -110,10 +113,10 @@ def as_kind(value: Any, like: Any, form: str) -> Any:
     if isinstance(like, dict) and isinstance(value, Mapping):
         keys = f"{', '.join(map(repr, like))}; yours has {', '.join(map(repr, value)) or 'none'}"
         require(set(value) == set(like), f"the keys should be {keys}.")
-        return {key: as_kind(value[key], like[key], form) for key in like}
+        return {key: as_kind(value[key], like[key], form, INSIDE) for key in like}
     if isinstance(like, (tuple, list)) and many and len(value) == len(like):
-        return type(like)(as_kind(item, part, form) for item, part in zip(value, like))
-    if isinstance(value, (Tensor, np.ndarray)) and math.prod(value.shape) == 1:
+        return type(like)(as_kind(v, part, form, INSIDE) for v, part in zip(value, like))
+    if isinstance(value, (Tensor, np.ndarray)) and prod(value.shape) == 1:
         value = value.item()
     if not (isinstance(like, numbers.Real) and isinstance(value, (numbers.Real, np.bool_))):
         raise wrong
@@ -127,7 +130,7 @@ def agree(a: Any, b: Any) -> bool:
         return type(a) is type(b) and isinstance(a.error, type(b.error))
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         scale = 1e-5 * max(1.0, float(b.abs().max()))
-        return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-4, atol=scale)
+        return a.shape == b.shape and allclose(a.double(), b.double(), rtol=1e-4, atol=scale)
     if a is None or isinstance(b, Tensor) or b is None:
         return a is b
     if isinstance(b, dict):
@@ -135,7 +138,7 @@ def agree(a: Any, b: Any) -> bool:
     if isinstance(b, (tuple, list)):
         return len(a) == len(b) and all(map(agree, a, b))
     whole = isinstance(b, int)
-    return bool(a == b if whole else math.isclose(a, b, rel_tol=3e-5, abs_tol=1e-9))
+    return bool(a == b if whole else isclose(a, b, rel_tol=3e-5, abs_tol=1e-9))
 
 
 def _difference(shown: str, got: Any, expected: Any, hint: str) -> str:
@@ -143,9 +146,12 @@ def _difference(shown: str, got: Any, expected: Any, hint: str) -> str:
         return _refusal(shown, str(expected.error), got)
     if isinstance(got, Wrong):
         return f"for {shown} {got}" if isinstance(got, Broken) else str(got)
+    if isinstance(expected, dict):
+        off = [key for key in expected if not agree(got[key], expected[key])]
+        got, expected = [{key: it[key] for key in off} for it in (got, expected)]
     digits = 4 if _text(expected) != _text(got) else 10
     told = f"{shown} should give {_text(expected, digits)}, yours gives {_text(got, digits)}"
-    return told + (f": {hint}." if hint else ".")
+    return told + (f". Wanted: {hint}." if hint else ".")
 
 
 def _refusal(shown: str, why: str, got: Any) -> str:
@@ -159,12 +165,15 @@ def _refusal(shown: str, why: str, got: Any) -> str:
 
 
 def refuses(answer: Callable, given: Any, shown: str, why: str) -> None:
-    """Wrong unless `answer(given)` raises ValueError."""
+    """Wrong unless `answer(given)` raises ValueError, and leaves `given` as it was."""
+    before = dict(leaves(given, "it"))
     try:
         got = call(answer, given, changes=("*",))
     except Broken as broken:
         got = broken
     require(isinstance(getattr(got, "error", None), ValueError), _refusal(shown, why, got))
+    same = not changed(before, dict(leaves(given, "it")))
+    require(same, f"{shown}: what is handed over must stay as it was; raise before you change it.")
 
 
 def _shown(answer: Callable, case: tuple) -> str:
@@ -174,8 +183,8 @@ def _shown(answer: Callable, case: tuple) -> str:
 def _text(value: Any, digits: int = 4) -> str:
     """Short enough for a sentence."""
     if isinstance(value, Tensor):
-        few = value.numel() <= 12
-        return _text(value.tolist(), digits) if few else f"<tensor {tuple(value.shape)}>"
+        large = f"<tensor {tuple(value.shape)} of norm {value.double().norm():.{digits}g}>"
+        return _text(value.tolist(), digits) if value.numel() <= 12 else large
     if isinstance(value, numbers.Real) and not isinstance(value, int):
         return f"{float(value):.{digits}g}"
     if isinstance(value, dict):
@@ -203,16 +212,19 @@ def in_place(change: Callable, block: nn.Module, returns: bool = False) -> list[
 
     Wrong if it changed anything but values, works on a copy, or is to return the block and doesn't.
     """
-    before, parameters = dict(leaves(block, "block")), dict(block.named_parameters())
-    returned = call(change, block, changes=("*",))
+    parameters = dict(block.named_parameters())
+    for p in parameters.values():
+        p.grad = torch.ones_like(p)
+    before = dict(leaves(block, "block"))
+    returned = call(change, block, changes=("*",), draws=True)
     names = changed(before, dict(leaves(block, "block")))
-    copied = isinstance(returned, nn.Module) and returned is not block
-    require(not copied, "your code works on a copy: change the block that is handed over.")
+    other = isinstance(returned, nn.Module) and returned is not block
+    require(not other, "change the block that is handed over; yours returns another module.")
     require(returned is block or not returns, "return the block itself, after changing it.")
     tensors = [f"block.{name}" for name in block.state_dict()]
     for name in names:
         told = f"your code changes {name}: change nothing but the values of tensors."
-        require(name in tensors or name.endswith(".grad"), told)
+        require(name in tensors, told)
     for name, p in block.named_parameters():
         told = f"{name} is a new tensor, unknown to an optimizer: change the old one in place."
         require(p is parameters[name], told)
@@ -227,28 +239,30 @@ def behaves(pairs: Iterable, formula: Callable, mistakes: Mistakes = NONE, *, wh
     what: the formula in words.
     """
     tried = [(block, x, mode) for block, x in pairs for mode in (True, False)]
-    got, right = [[_trial(*it, forward) for it in tried] for forward in (call, formula)]
-    outputs, wanted = [[trial["the output"] for trial in trials] for trials in (got, right)]
-    for advice, mistake in mistakes.items() if not all(map(agree, outputs, wanted)) else ():
-        theirs = (_trial(*it, mistake)["the output"] for it in tried)
-        require(not all(map(agree, outputs, theirs)), advice)
+    run = partial(call, draws=True)
+
+    def outputs(forward: Callable) -> list[Tensor]:
+        return [_trial(*it, forward)["the output"] for it in tried]
+
     hint = "run each layer once, in the block's own mode, detach nothing, and register what learns"
-    for (_, x, mode), given, values in zip(tried, got, right):
-        where = f"in {'train' if mode else 'eval'} mode "
-        shapes = tuple(x.shape), tuple(given["the output"].shape)
-        for name, value in values.items():
+    for block, x, mode in tried:
+        given, wanted = [_trial(block, x, mode, forward) for forward in (run, formula)]
+        where, size = f"in {'train' if mode else 'eval'} mode", tuple(given["the output"].shape)
+        if not agree(given["the output"], wanted["the output"]):
+            mine = outputs(run)
+            for advice, mistake in mistakes.items():
+                require(not all(map(agree, mine, outputs(mistake))), advice)
+            told = f"for maps of shape {tuple(x.shape)} the output, of shape {size}, is not {what}."
+            raise Wrong(f"{where} {told}")
+        for name, value in wanted.items():
             kind = "missing" if given.get(name) is None else "wrong"
-            told = f"the output is right, but {name} is {kind}: {hint}."
-            if name == "the output":
-                told = (
-                    "for maps of shape {} the output, of shape {}, is not ".format(*shapes)
-                    + f"{what}."
-                )
-            require(agree(given.get(name), value), where + told)
+            told = f"{where} the output is right, but {name} is {kind}: {hint}."
+            require(agree(given.get(name), value), told)
 
 
 def _trial(block: nn.Module, x: Tensor, mode: bool, forward: Callable) -> dict[str, Any]:
-    block, leaf = copy.deepcopy(block).double().train(mode), x.double().requires_grad_()
+    block = guard(lambda: copy.deepcopy(block).double().train(mode))
+    leaf = x.double().requires_grad_()
     given = leaf.clone()  # not a leaf, so that a change in place is seen, not refused by autograd
     try:
         out = forward(block, given)
@@ -266,5 +280,5 @@ def _trial(block: nn.Module, x: Tensor, mode: bool, forward: Callable) -> dict[s
     gradients = {name: p.grad for name, p in block.named_parameters()} | {"x": leaf.grad}
     found |= {f"the gradient of {name}": gradient for name, gradient in gradients.items()}
     largest = max([float(g.abs().max()) for g in gradients.values() if g is not None], default=0)
-    torch.optim.SGD(block.parameters(), lr=0.02 / (largest or 1)).step()
+    torch.optim.SGD(block.parameters(), lr=0.02 / (largest or 1), foreach=False).step()
     return found | {"the output after a step of SGD": forward(block, x.double()).detach()}

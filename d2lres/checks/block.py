@@ -1,6 +1,7 @@
 """Self-checks of chapter 02."""
 
 import copy
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -26,16 +27,19 @@ def careful_block(kind) -> str:
         "the ReLU belongs after the addition.": sums(lambda g, s: F.relu(g) + s),
     }
     fits = [((3, 3), (4, 3, 6, 6)), ((3, 6, True, 2), (4, 3, 7, 4)), ((2, 5, True), (3, 2, 5, 5))]
-    fits.append(((3, 3, False, 2), (4, 3, 1, 1)))  # a stride, and equal shapes all the same
+    fits += [((3, 3, False, 2), (4, 3, 1, 1)), ((3, 3, True), (1, 3, 40, 5))]  # equal shapes, too
     pairs = [(scramble(call(kind, *it, draws=True)), torch.randn(size)) for it, size in fits]
     behaves(pairs, sums(lambda g, s: F.relu(g + s)), mistakes, what="ReLU(g(x) + shortcut(x))")
     misfits = [((3, 6), (4, 3, 6, 6)), ((1, 6), (4, 1, 6, 6)), ((1, 4, False, 2), (4, 1, 4, 4))]
     sides = [(2, 2), (1, 2), (2, 1), (1, 4), (4, 1), (6, 6)]
     misfits += [((3, 3, False, 2), (4, 3, *side)) for side in sides]
-    for arguments, size in [*misfits, ((3, 6, True, 2), (4, 3, 7, 7))]:
-        block = scramble(call(kind, *arguments, draws=True))
+    misfits += [((3, 6, True, 2), (4, 3, 7, 7)), ((3, 12, False, 2), (4, 3, 6, 12))]
+    for (arguments, size), mode in product(misfits, (True, False)):
+        block = scramble(call(kind, *arguments, draws=True)).train(mode)
         if block.conv3 is not None:
             block.conv3 = nn.Conv2d(3, 6, 1)  # a shortcut that is there and does not fit
+        elif arguments == (3, 3, False, 2):
+            call(block, torch.rand(4, 3, 1, 1))  # what fitted once need not fit again
         shown = f"{kind.__name__}{arguments} on maps {size}"
         refuses(block, torch.rand(size), shown, "the shapes differ in one dimension or more")
     return "your block adds equal shapes only: no forgotten 1x1 convolution passes unnoticed."
@@ -46,25 +50,24 @@ def block_arguments(choose) -> str:
     names = ["input_channels", "num_channels", "use_1x1conv", "strides"]
     shapes = [(3, 6, 3, 6), (64, 56, 128, 28), (16, 9, 32, 9), (16, 8, 16, 4), (8, 7, 16, 4)]
     shapes += [(8, 30, 8, 10), (8, 7, 8, 3), (8, 10, 16, 4), (16, 5, 8, 5)]
-    shapes += [(c, 3 * n, d, -(-3 * n // s)) for c, d, n, s in torch.randint(1, 9, (9, 4)).tolist()]
+    shapes += [(8, 7, 8, 4), (1, 8, 4, 4), (8, 4, 12, 2)]
+    shapes += [(c, n, d, -(-n // s)) for c, d, n, s in torch.randint(1, 9, (40, 4)).tolist()]
     for c, side, d, goal in shapes:
         before, after = (c, side, side), (d, goal, goal)
         given = call(choose, before, after, draws=True)
-        given = dict(zip(names, given)) if isinstance(given, (tuple, list)) else given
-        keys = isinstance(given, dict) and {*names[:2]} <= set(given) <= set(names)
-        require(keys, f"return a dict with the keys {', '.join(names)}; yours is {given}.")
-        where, channels = f"{before} -> {after}", [given[name] for name in names[:2]]
-        require(channels == [c, d], f"{where}: the channels go from {c} to {d}.")
-        strides = given.get("strides", 1)
-        whole = hasattr(strides, "__index__") and strides is not True and strides > 0
-        require(whole, f"{where}: strides must be a whole number from 1 up, not {strides!r}.")
-        found = -(-side // int(strides))
-        require(
-            found == goal, f"{where}: strides={strides} gives a side of {found}: sides round up."
+        keys = isinstance(given, dict) and set(given) == set(names)
+        require(keys, f"return a dict with the keys {', '.join(names)}; yours is {given!r}.")
+        where, (*channels, used, strides) = f"{before} -> {after}", [given[name] for name in names]
+        whole = all(
+            hasattr(n, "__index__") and n is not True and n > 0 for n in (*channels, strides)
         )
-        used, needed = given.get("use_1x1conv", False), before != after
-        told = "x does not fit" if needed else "the shape stays, so the identity will do"
-        require(used == needed, f"{where}: {told}: use_1x1conv={needed}.")
+        require(whole, f"{where}: channels and strides must be whole numbers from 1 up: {given}.")
+        require(channels == [c, d], f"{where}: the channels go from {c} to {d}.")
+        found = -(-side // int(strides))
+        require(found == goal, f"{where}: strides={strides} gives a side of {found}.")
+        require(used in (0, 1), f"{where}: use_1x1conv must be True or False, not {used!r}.")
+        told = "x does not fit" if before != after else "the shape stays, so the identity will do"
+        require(used == (before != after), f"{where}: {told}: use_1x1conv={before != after}.")
     return "channels and side decide, and the 1x1 convolution is there only when x does not fit."
 
 

@@ -25,7 +25,7 @@ def stack_gradient(answer) -> str:
     slopes: list = [[0.5], [0.5, -0.25, 0.5], [2.0, -1.0], [0.0, 3.0], [0.1] * 30, []]
     slopes += (torch.randn(n).double().tolist() for n in (2, 5, 9))
     cases = [(list(it), residual) for it in slopes for residual in (False, True)]
-    hint = "a plain step multiplies by j, a residual one by 1 + j, and no step leaves 1"
+    hint = "the product of all j, or of all 1 + j if residual"
     compare(answer, right, cases, mistakes, form="one number", hint=hint)
     return "one slope of -1 silences a residual stack; a plain one is silenced by any slope of 0."
 
@@ -46,8 +46,21 @@ def effective_depth(answer) -> str:
     }
     cases = [(2, 1.0), (3, 2.0), (10, 1.0), (5, 0.0), (1, 0.7), (54, 0.25), (54, 1.0), (110, 0.1)]
     cases += [(int(n), c) for n, c in zip((4, 13, 31), (3 * torch.rand(3)).tolist())]
-    compare(answer, mean, cases, mistakes, form="one number", hint="a path of length k weighs c**k")
-    return "the mean is n c / (1 + c): with c = 0.25 the paths through 54 blocks have about 11."
+    hint = "the mean length, where each of the comb(n, k) paths of length k weighs c**k"
+    compare(answer, mean, cases, mistakes, form="one number", hint=hint)
+    return (
+        "the mean is n c / (1 + c): with c = 0.25 the gradient of 54 blocks comes from paths of "
+        "about 11."
+    )
+
+
+class _Backwards(nn.Sequential):
+    """Its layers run from the last to the first."""
+
+    def forward(self, x):
+        for layer in reversed(self):
+            x = layer(x)
+        return x
 
 
 @check
@@ -75,12 +88,13 @@ def first_to_last(answer) -> str:
     names = dict(z=nn.Conv2d(1, 6, 1), layers=nn.Sequential(*layers), a=nn.Conv2d(6, 4, 5))
     names["head"] = nn.Sequential(nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 10))
     odd = nn.Sequential(OrderedDict(names))  # sorted by name its layers stand otherwise
+    turned = _Backwards(nn.Linear(4, 10), nn.Flatten(), nn.Conv2d(5, 4, 8), nn.Conv2d(1, 5, 1))
     cases = []
-    for net in plain.eval(), residual, odd.eval(), resnet18(in_channels=1, width=4):
+    for net in plain.eval(), residual, odd.eval(), resnet18(in_channels=1, width=4), turned:
         for p in scramble(net).parameters():
-            p.grad = torch.ones_like(p)
+            p.grad = None if net is residual else torch.ones_like(p)
         cases.append((net, torch.randn(16, 1, 8, 8), torch.randint(10, (16,))))
-    hint = "the norms of the first and the last convolution's gradient, of the mean cross-entropy"
+    hint = "the first convolution's gradient norm over the last one's, in train mode"
     compare(answer, by(), cases, mistakes, form="one number", hint=hint)
     return "far above 1 the gradient explodes towards the input, far below 1 it vanishes."
 
@@ -91,7 +105,7 @@ def skipinit(answer) -> str:
     for channels in (6, 3):
         block, x = call(answer, channels, draws=True), torch.randn(4, channels, 7, 8)
         require(isinstance(block, nn.Module), "SkipInitBlock must inherit from nn.Module.")
-        call(block, x)  # a lazy convolution gets its shape
+        call(block, x, changes=("*",), draws=True)  # a lazy convolution gets its shape
         norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in block.modules())
         require(not norms, "there is a batch norm inside: the block has to do without.")
         named, none = dict(block.named_parameters()), torch.empty(0)
@@ -104,10 +118,17 @@ def skipinit(answer) -> str:
             require(weight.shape == shape, told)
             require(weight.any(), f"{name} starts at 0, so alpha gets no gradient: leave it.")
         known = {"alpha", *(f"conv{i}.{part}" for i in (1, 2) for part in ("weight", "bias"))}
+        learn = all(p.requires_grad for p in named.values())
+        require(learn, "a parameter does not learn: leave requires_grad as it is.")
+        other = call(answer, channels, draws=True)
+        call(other, x, changes=("*",), draws=True)
+        same = torch.equal(other.conv1.weight, named["conv1.weight"])
+        require(not same, "two blocks start from the same weights: make layers anew, unseeded.")
         extra = ", ".join(sorted(set(named) - known))
         require(not extra, f"alpha is all that the convolutions need; {extra} learns, too.")
-        pairs += [(scramble(block), x), (copy.deepcopy(block), x)]
-        nn.init.zeros_(pairs[-1][0].alpha)
+        for alpha in (0.7, 0.0, -0.8):
+            pairs.append((copy.deepcopy(scramble(block)), x))
+            nn.init.constant_(pairs[-1][0].alpha, alpha)
 
     def formula(combine=lambda x, a, g: F.relu(x + a * g), relu=F.relu):
         def forward(block, x):

@@ -32,7 +32,7 @@ def output_size(answer) -> str:
     cases = [(28, 5), (10, 3, 2), (28, 5, 1, 0), (224, 7, 2, 3), (112, 3, 2, 1), (224, 7, 2, 0)]
     cases += [(30, 3, 3, 1), (7, 1, 2, 0), (5, 5), (6, 2, 7, 3)]
     cases += [(n + k, k, s, p) for n, k, s, p in torch.randint(1, 9, (20, 4)).tolist()]
-    hint = "count the places where the kernel can stand"
+    hint = "the number of places where the kernel can stand"
     compare(answer, right, cases, mistakes, form="one whole number", hint=hint, draws=True)
     return "your rule gives what PyTorch's convolution gives, with padding, stride and rounding."
 
@@ -61,7 +61,10 @@ def stage_parameters(answer) -> str:
     cases = [(64, 128, 1), (64, 128, 2), (256, 512, 2), (16, 48, 5), (3, 7, 3), (8, 8, 2)]
     cases += [tuple(it) for it in torch.randint(1, 70, (6, 3)).tolist()]
     cases.append((500, 2_000, 3_000))  # 200 billion: too large to build
-    form, hint = "one whole number", "add up one block, layer by layer, biases included"
+    form, hint = (
+        "one whole number",
+        "weights, biases and BN of all blocks, and of the first shortcut",
+    )
     compare(answer, off(lambda *_: 0), cases, mistakes, form=form, hint=hint, draws=True)
     return "your formula counts every parameter of a stage without building it."
 
@@ -80,8 +83,8 @@ def resnet34_from_blocks(answer) -> str:
         for classes in (10, 7):
             net = call(answer, classes, draws=True)
             _same_layers(net, reference(classes), "", f"ResNet-34 for {classes} classes")
-    net, again = call(answer, draws=True), call(answer, draws=True)
-    _shares_nothing("", net, again)
+    net = call(answer, draws=True)
+    _shares_nothing("", net, call(answer, draws=True))
     pool = "the stem ends with a max-pool of 3x3, stride 2 and padding 1"
     mistakes = {
         "a ReLU is missing in the stem, behind the BN.": _like(reference, relu=nn.Identity),
@@ -146,4 +149,6 @@ def make_layer(answer) -> str:
         pair = scramble(layer), torch.randn(3, numbers[0], 9, 8)
         what = f"torchvision's for {shown}: look at strides, and at what stands on the shortcut"
         behaves([pair], _like(stage, block, *numbers), what=what)
-    return "your builder makes every stage of ResNet-18, -34, -50, -101 and -152."
+    return (
+        "your builder makes torchvision's stages, with either block and with or without a stride."
+    )

@@ -17,9 +17,19 @@ def whole_gradient(answer) -> str:
         "divide by all images, not by processes.": lambda g, n: right(g, n) * sum(n) / len(n),
     }
     cases = [([torch.tensor([4.0, 0.0]), torch.tensor([1.0, 6.0])], [3, 1])]
-    cases += [([torch.randn(4) for _ in n], n) for n in ([2, 2, 2], [5, 1, 2], [7], [1, 30, 4, 4])]
+    cases += [
+        ([torch.randn(4) for _ in n], n)
+        for n in ([2, 2, 2], [5, 1, 2], [7], [300, 100], [6, 1, 1, 2, 1, 1])
+    ]
     form = "one gradient, a tensor as long as each of those that came"
-    compare(answer, right, cases, mistakes, form=form, hint="weigh each by its share of the images")
+    compare(
+        answer,
+        right,
+        cases,
+        mistakes,
+        form=form,
+        hint="their sum, each weighed by its share of the images",
+    )
     return "weighed by their images, uneven shares give the gradient of the whole batch."
 
 
@@ -36,6 +46,7 @@ def whole_statistics(answer) -> str:
         return lambda m, v, n: (mean(m, n), change(m, v, n, right(m, v, n)[1]))
 
     mistakes = {
+        "the order is (mean, variance).": lambda *it: right(*it)[::-1],
         "the variance leaves out how far the means are apart.": off(lambda m, v, n, _: mean(v, n)),
         "the variances are averaged, unweighed.": off(lambda m, v, n, _: sum(v) / len(n)),
         "add the shares' own variances.": off(lambda m, v, n, it: it - mean(v, n)),
@@ -48,7 +59,7 @@ def whole_statistics(answer) -> str:
     for counts in [4, 4], [5, 2, 1], [3], [2, 9, 2, 7]:
         moments = zip(*[(3 * torch.randn(3), torch.rand(3) * (n > 1)) for n in counts])
         cases.append((*map(list, moments), counts))
-    hint = "weigh by images, and go through E[x²], which is variance + mean² in each share"
+    hint = "mean and variance of all images together"
     compare(answer, right, cases, mistakes, form="two tensors, (mean, variance)", hint=hint)
     return "two numbers a channel and share are all that synchronised batch norm has to send."
 
@@ -67,7 +78,8 @@ def seconds_a_step(answer) -> str:
         "a gigabit is 10⁹ bits.": lambda *it: 1e9 * right(*it),
     }
     cases = [(250_000, 4, 10), (11_175_370, 2, 1), (1_000, 1, 1), (25_557_032, 8, 2.5)]
+    cases += [(500_000_000, 2, 0.4), (1_000_000, 4096, 0.05)]
     cases += [(997 * p, n, 0.1 * p) for p, n in torch.randint(2, 900, (4, 2)).tolist()]
-    hint = "2 · (N - 1) / N of all gradients, 32 bits each"
+    hint = "2 · (N - 1) / N of all gradients, 32 bits each, at this speed"
     compare(answer, right, cases, mistakes, form="one number", hint=hint)
     return "compare it with the seconds that a step computes: that decides whether machines pay."

@@ -16,12 +16,18 @@ from d2lres.training import evaluate
 def error_rate(answer) -> str:
     dense = nn.Sequential(nn.Flatten(), nn.Linear(36, 10))
     normed = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 10))
-    cases = []
-    for net, n in (dense, 3), (normed, 997), (cifar_resnet(8, in_channels=1, width=4), 1203):
+    small, cases = cifar_resnet(8, 12, in_channels=1, width=4), []
+    for net, n, wrong in (
+        (dense, 5, 1),
+        (normed, 997, 313),
+        (small, 1204, 801),
+        (dense, 5, 5),
+        (dense, 9, 0),
+    ):
         images = torch.randint(256, (n, 1, 6, 6 + n % 2), dtype=torch.uint8)
-        data = Images(images, torch.zeros(n, dtype=torch.int64), size=6)
+        data = Images(images, torch.zeros(n, dtype=torch.int64), tuple("abcdefghijkl"), size=6)
         labels = scramble(net).eval()(data.tensors()[0]).argmax(1)
-        labels[: n // 3] = torch.randint(10, (n // 3,))  # most wrong ones come in the first batches
+        labels[:wrong] = (labels[:wrong] + torch.randint(1, 10, (wrong,))) % 10  # uneven batches
         cases.append((net, replace(data, labels=labels)))
 
     def right(model, data) -> float:
@@ -40,7 +46,7 @@ def error_rate(answer) -> str:
     }
     watch: dict = dict(form="one number", draws=True, changes=("the mode of model*",))
     compare(answer, right, cases, mistakes, hint="wrong answers in percent of all images", **watch)
-    hint = "here the model comes in train mode, so call model.eval() first"
+    hint = "the same in eval mode, whichever mode the model comes in"
     compare(answer, right, [(net.train(), data) for net, data in cases], hint=hint, **watch)
     return "error and accuracy add up to 100 percent, whatever the batches and the model's mode."
 
@@ -48,7 +54,7 @@ def error_rate(answer) -> str:
 @check
 def twins(answer) -> str:
     drawn: list[torch.Tensor] = []
-    for depth, seed in (8, 3), (8, 4), (8, 2**31), (14, 3):
+    for depth, seed in (8, 3), (8, 4), (8, 2**31), (8, 13), (14, 3):
         nets = [cifar_resnet(depth, in_channels=1, residual=residual) for residual in (False, True)]
         pair, again = (call(answer, depth, seed, draws=True) for _ in range(2))
         pairs = all(isinstance(it, (tuple, list)) and len(it) == 2 for it in (pair, again))
@@ -57,7 +63,10 @@ def twins(answer) -> str:
         require(given != kinds[::-1], "the order is (plain, residual), not the other way round.")
         require(given == kinds, f"build two cifar_resnet({depth}, in_channels=1, residual=…).")
         plain, residual, again = (parameters_to_vector(it.parameters()) for it in (*pair, again[0]))
-        require(torch.equal(plain, residual), "the weights differ: set the seed before each twin.")
+        require(
+            torch.equal(plain, residual),
+            "the weights differ: build both alike, each right after the seed.",
+        )
         require(torch.equal(plain, again), "the same seed gives other weights: set it inside.")
         known = any(torch.equal(plain, other) for other in drawn)
         require(not known, "another seed gives the same weights: use the argument `seed`.")
@@ -65,6 +74,11 @@ def twins(answer) -> str:
         places = [{t.data_ptr() for t in net.state_dict().values()} for net in pair]
         require(not places[0] & places[1], "the two share tensors: training one changes the other.")
         for net, reference in zip(pair, nets):
+            fresh = all(map(torch.equal, net.buffers(), reference.buffers())) and net.training
+            fresh = fresh and all(p.requires_grad for p in net.parameters())
+            require(
+                fresh, "leave the networks as they are built: in train mode, none frozen, not run."
+            )
             reference.load_state_dict(net.state_dict())
             x = torch.randn(4, 1, 12, 12)
             same = torch.equal(call(net.train(), x), reference.train()(x))
@@ -74,7 +88,8 @@ def twins(answer) -> str:
 
 @check
 def majority_accuracy(answer) -> str:
-    hand = [0, 1, 1, 2], [4, 4, 4, 0], [7], [2, 1], [0, 0, 5, 0, 5], [11, 12, 12]
+    hand: list = [[0, 1, 1, 2], [4, 4, 4, 0], [7], [2, 1], [0, 0, 5, 0, 5], [11, 12, 12]]
+    hand += [0] * 19 + [1], list(range(10)), [0, 256], [2048, 2049, 2049, 2048]
     cases = [(torch.tensor(labels),) for labels in hand]
     cases += [(torch.randint(k, (n,)).clamp(min=k // 4),) for n, k in ((9, 3), (101, 10), (64, 20))]
 
@@ -88,5 +103,12 @@ def majority_accuracy(answer) -> str:
         "1 / classes is right only for balanced labels.": lambda y: 1 / len(y.unique()),
         "count the largest class, not the rarest.": lambda y: y.bincount().min().item() / len(y),
     }
-    compare(answer, right, cases, mistakes, form="one number", hint="count the largest class")
+    compare(
+        answer,
+        right,
+        cases,
+        mistakes,
+        form="one number",
+        hint="the share of the most frequent class, 0 to 1",
+    )
     return "always answering the largest class reaches its share: every accuracy starts from there."

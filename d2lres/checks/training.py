@@ -20,7 +20,8 @@ def recall_precision(answer) -> str:
     }
     cases = [(torch.tensor([[3, 1, 0], [2, 2, 0], [0, 1, 0]]),)]  # the last is never predicted
     cases.append((torch.tensor([[1, 3, 0], [0, 4, 2], [0, 0, 2]]),))  # the first once, and rightly
-    cases += [(torch.randint(40, (n, n)) + torch.eye(n, dtype=torch.int64),) for n in (2, 3, 12)]
+    for n, most in (2, 40), (3, 9_000), (12, 40), (1, 40):
+        cases.append((torch.randint(most, (n, n)) + torch.eye(n, dtype=torch.int64),))
     hint = "the diagonal over the sums of rows and of columns, and 0 for what is never predicted"
     compare(answer, right, cases, mistakes, form="two tensors, (recall, precision)", hint=hint)
     return "recall asks what became of a class, precision how far an answer can be trusted."
@@ -38,6 +39,7 @@ def one_cycle(answer) -> str:
     }
     sizes = (100, 0.4), (20, 1.2345), (7, 0.01234), (33, 2.5), (1, 0.1)
     cases = [(step, steps, peak) for steps, peak in sizes for step in range(steps + 1)]
+    cases += [(step, 250_000, 0.1) for step in (0, 40_000, 75_000, 200_000, 250_000)]
     hint = "straight lines from 0 to the peak at 0.3 · steps, and from there to 0"
     compare(answer, right, cases, mistakes, form="one number", hint=hint)
     return "0 at both ends, the peak at three tenths, and straight lines between them."
@@ -62,7 +64,7 @@ def calibration_error(answer) -> str:
         "average within a bin first.": lambda a, b, *_: (a - b.float()).abs().mean().item(),
     }
     few = torch.tensor([0.55, 0.95, 0.93, 0.97, 1.0]), torch.tensor([1, 1, 1, 1, 0]) == 1
-    cases = [few, (*few, 2), (torch.tensor([1.0]), torch.tensor([False]))]
+    cases = [few, (*few, 2), *((torch.tensor([c]), torch.tensor([c < 1])) for c in (0.0, 1.0))]
     for n, *bins in (401, 15), (97, 3), (2000,):
         confidence = torch.rand(n).sqrt()
         wave = 0.3 * torch.sin(torch.pi * (*bins, 10)[0] * confidence)  # each bin's other way round
@@ -73,6 +75,13 @@ def calibration_error(answer) -> str:
     return f"on one set all images together are off by {whole:.2f}, its ten bins by {fine:.2f}."
 
 
+class _Louder(nn.Module):
+    """Shows in which mode it runs."""
+
+    def forward(self, x):
+        return 2 * x if self.training else x
+
+
 @check
 def accumulate(answer) -> str:
     def accumulate(model, x, y, size):
@@ -80,19 +89,24 @@ def accumulate(answer) -> str:
             n = len(args[0])
             require(n <= size, f"the model was given {n} images at once: at most {size} here.")
 
-        hook = model.register_forward_pre_hook(watch)
+        hooks = [module.register_forward_pre_hook(watch) for module in model.modules()]
         loss = answer(model, x, y, size)
-        hook.remove()
-        return {"loss": loss, "gradient": torch.cat([p.grad.flatten() for p in model.parameters()])}
+        for hook in hooks:
+            hook.remove()
+        gradients = [0 * p if p.grad is None else p.grad for p in model.parameters()]
+        return {"loss": loss, "gradient": torch.cat([g.flatten() for g in gradients]).detach()}
 
-    def by(weigh=lambda n: n / n.sum(), old=0.0, first=0):
+    def by(weigh=lambda n: n / n.sum(), old=0.0, first=0, times=1.0):
         def run(model, x, y, size):
             losses = [F.cross_entropy(model(a), b) for a, b in zip(x.split(size), y.split(size))]
             n = torch.tensor([len(part) for part in y.split(size)])
             loss = (torch.stack(losses) * weigh(n))[first:].sum()
             gradients = torch.autograd.grad(loss, list(model.parameters()))
             mean = F.cross_entropy(model(x), y).item()
-            return {"loss": mean, "gradient": torch.cat([g.flatten() for g in gradients]) + old}
+            return {
+                "loss": mean,
+                "gradient": torch.cat([times * g.flatten() for g in gradients]) + old,
+            }
 
         return run
 
@@ -102,15 +116,18 @@ def accumulate(answer) -> str:
         "the last part may be smaller: weigh each by its size.": by(lambda n: 1 / len(n)),
         "only the last part is left: clear once, at the start.": by(first=-1),
         "that is the summed loss: divide by all images, N.": by(lambda n: n),
+        "`.grad` is empty afterwards: call backward() on each part's loss.": by(times=0.0),
+        "`.grad` is what it was before: use the model itself.": by(old=1.0, times=0.0),
     }
-    flat = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3))
-    conv = nn.Sequential(nn.Conv2d(3, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4, 5)).eval()
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3), _Louder())
+    conv = nn.Sequential(nn.Conv2d(3, 4, 2), _Louder(), nn.Flatten(), nn.Linear(4, 5)).eval()
     cases = []
     for model, n, size in (flat, 10, 4), (conv, 9, 2), (flat, 6, 9), (conv, 5, 1), (flat, 12, 4):
         for p in model.parameters():
             p.grad = torch.ones_like(p)  # left over from the step before
-        cases.append((model, torch.randn(n, 3, 2, 2), torch.arange(n) % 3, size))
-    form, hint = "the mean loss", "a part of n images counts n / N, in the loss and in `.grad`"
+        cases.append((model, 9 * torch.randn(n, 3, 2, 2), torch.arange(n) % 3, size))
+    cases.append((flat, torch.randn(7, 12), torch.arange(7) % 3, 3))
+    form, hint = "the mean loss", "the mean loss of all images, and in `.grad` its gradient"
     watch = dict(changes=("model.*.grad",), draws=True)
     compare(accumulate, by(), cases, mistakes, form=form, hint=hint, **watch)
     return "any batch fits into any memory, as long as no layer mixes the images of a batch."

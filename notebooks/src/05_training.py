@@ -830,7 +830,7 @@ check.one_cycle(one_cycle)
 def calibration_error(confidence: torch.Tensor, right: torch.Tensor, bins: int = 10) -> float:
     """Expected calibration error, 0 to 1, with bins of equal width from 0 to 1.
 
-    confidence: float (N,), 0 to 1.  right: bool (N,). A confidence of 1 is in the last bin.
+    confidence: float (N,), 0 to 1.  right: bool (N,). 0 is in the first bin, 1 in the last.
     """
     ### BEGIN SOLUTION
     place, error = (confidence * bins).long().clamp(max=bins - 1), 0.0

@@ -52,12 +52,6 @@ RIGHT = {
         ("nn.init.zeros_(block.bn2.bias)", "block.bn2.bias.data = block.bn2.bias.data * 0"),
     ],
     "without_biases": [
-        """
-        b1, b2, b3 = (block.get_parameter(f"conv{i}.bias").data for i in (1, 2, 3))
-        block.bn1.running_mean.sub_(b1), block.bn2.running_mean.sub_(b2)
-        block.bn2.bias.data = block.bn2.bias.data + b3
-        b1[:], b2[:], b3[:] = 0, 0, 0
-        """,
         ("bn1.running_mean -=", "bn1.running_mean = block.bn1.running_mean -"),
         ("block.bn2.bias += block.conv3.bias", "block.bn2.bias.sub_(block.conv3.bias, alpha=-1)"),
         ("conv.bias.zero_()", "conv.bias -= conv.bias"),
@@ -118,7 +112,7 @@ WRONG = {
         ("dirac_", "ones_", "in train mode the output is off by up to 5.5:"),
         ("dirac_(block.conv3.weight", "dirac_(block.conv3.weight, len(block.bn2.bias)", "in train"),
         ("dirac_(block.conv3.weight", "dirac_(block.conv3.weight.clone()", "in train mode the"),
-        ("nn.init.zeros_(block.c", "block.conv3.bias = nn.Parameter(0 * block.c", "in place"),
+        ("nn.init.zeros_(block.c", "block.conv3.bias = nn.Parameter(0 * block.c", "changes"),
         ("conv3.bias)", "conv3.bias)\n    block.conv3 = None", "changes the mode of block.conv3,"),
         ("bn2.bias)", "bn2.bias)\n    nn.init.zeros_(block.conv2.weight)", "at most four"),
         ("nn.init.zeros_(block.bn2.weight)", "block.bn2.weight.zero_()", "your code raised"),
@@ -135,7 +129,7 @@ WRONG = {
         ("block.bn1.running", "block.conv1.bias.zero_()\n        block.bn1.running", "only eval"),
         ("(block.conv1, block.conv2, block.conv3)", "(block.conv1, block.conv2)", "conv3.bias"),
         ("conv.bias.zero_()", "conv.bias = None", "changes block.conv1.bias"),
-        ("conv.bias.zero_()", "conv.bias = nn.Parameter(torch.zeros_like(conv.bias))", "in place"),
+        ("conv.bias.zero_()", "conv.bias = nn.Parameter(torch.zeros_like(conv.bias))", "changes"),
         ("with torch.no_grad():", "if block:", "your code raised RuntimeError"),
     ],
 }

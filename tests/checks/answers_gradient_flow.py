@@ -15,12 +15,6 @@ RIGHT = {
         "return n * c / (1 + c)",
         "import numpy as np\n\np = np.poly1d([c, 1.0]) ** n\nreturn p.deriv()(1.0) / p(1.0)",
         """
-        weights = [1.0]
-        for _ in range(n):
-            weights = [a + c * b for a, b in zip([*weights, 0.0], [0.0, *weights])]
-        return sum(k * weights[k] for k in range(n + 1)) / sum(weights)
-        """,
-        """
         t = torch.zeros((), dtype=torch.float64, requires_grad=True)
         return torch.autograd.grad(n * torch.log(1 + c * t.exp()), t)[0]
         """,
@@ -64,14 +58,10 @@ WRONG = {
         ("prod(", "sum(", "should give -0.0625"),
         ("", "return float(prod(slopes) + residual)", "there is a shortcut around each block, not"),
         ("", "return float(1 + sum(slopes)) if residual else float(prod(slopes))", "should give"),
-        ("1 + j if residual else j", "1 + j", "plain"),
+        ("1 + j if residual else j", "1 + j", "should give 0.5"),
         ("1 + j if residual else j", "j if residual else 1 + j", "residual"),
         ("1 + j if residual else j", "abs(j + residual)", "should give -0.0625"),
-        ("in slopes", "in slopes if j", "should give 0"),
-        ("return ", "if not slopes:\n        return 0.0\n    return ", "should give 1"),
-        ("return float(", "return round(", "should give 0.5"),
         ("", "x = 1.0\nwhile slopes:\n    x *= slopes.pop() + residual\nreturn x", "changes"),
-        ("in slopes", "in slopes[1:]", "should give 0.5"),
         ("return float(", "return str(", "number"),
     ],
     "effective_depth": [
@@ -81,25 +71,18 @@ WRONG = {
         ("range(n + 1)", "range(n)", "the path of length n is missing in both sums."),
         ("c**k for", "c ** (n - k) for", "c**k"),
         ("/ sum(weights)", "/ 2**n", "divide by the weights, not by the number of"),
-        ("/ sum(weights)", "/ len(weights)", "should give 1"),
-        ("enumerate(weights)", "enumerate(weights, 1)", "should give 1"),
         ("", "return max(range(n + 1), key=lambda k: comb(n, k) * c**k)", "should give 0.4118"),
-        ("k * weight for", "k**2 * weight for", "should give 1"),
-        ("weights = [", "c = min(c, 1.0)\n    weights = [", "should give 2"),
-        ("weights = [", "n = 54\n    weights = [", "should give 1"),
         ("", "return round(n * c / (1 + c), 2)", "should give 0.4118"),
     ],
     "first_to_last": [
         ("copy.deepcopy(model).train()", "model.train()", "changes the mode of model, train or"),
         ("deepcopy(model).train()", "deepcopy(model)", "the model may come in eval mode: call"),
         ("(first.norm() / last.norm())", "(last.norm() / first.norm())", "first"),
-        ("p.dim() == 4", "p.dim() > 1", "linear"),
-        ("p.dim() == 4", "p.shape[2:] == (3, 3)", "should give 0.02605"),
+        ("p.dim() == 4", "p.dim() > 1", "should give 0.5383"),
         ("torch.autograd.grad(F.cross_entropy(model(x), y), kernels)", "kernels", "gradient"),
         (".norm()", ".square().sum()", "these are squared norms."),
         ("model = copy", "model.zero_grad()\n    model = copy", ".grad"),
         ("copy.deepcopy(model).train()", "copy.deepcopy(model.train())", "mode"),
-        ("== 4]", "== 4]\n    kernels.sort(key=torch.numel)", "should give 4.031"),
     ],
     "skipinit": [
         ("torch.zeros(())", "torch.ones(())", "start"),

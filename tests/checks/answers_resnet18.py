@@ -2,12 +2,6 @@
 
 RIGHT = {
     "output_size": [
-        """
-        side, end = 0, kernel
-        while end <= size + 2 * padding:
-            side, end = side + 1, end + stride
-        return side
-        """,
         "return len(range(-padding, size + padding - kernel + 1, stride))",
         """
         maps, weight = torch.zeros(1, 1, size), torch.zeros(1, 1, kernel)
@@ -31,13 +25,6 @@ RIGHT = {
         """,
     ],
     "resnet34_from_blocks": [
-        """
-        net = nn.Sequential(nn.Conv2d(1, 64, 7, 2, 3), nn.BatchNorm2d(64), nn.ReLU(inplace=True))
-        net.append(nn.MaxPool2d(3, 2, 1))
-        for a, b, n in (64, 64, 3), (64, 128, 4), (128, 256, 6), (256, 512, 3):
-            net.append(nn.Sequential(*resnet_block(a, b, n, first_block=a == b)))
-        return net.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, num_classes)])
-        """,
         ("*resnet_block(64, 128, 4),", "nn.Sequential(*resnet_block(64, 128, 4)),"),
         ("256, 6)", "256, 1), *resnet_block(256, 256, 5, True)"),
         ("nn.Flatten(),", "nn.Flatten(2), nn.Flatten(start_dim=1, end_dim=-1),"),
@@ -65,11 +52,9 @@ WRONG = {
         ("", "return -(-(size + 2 * padding - kernel) // stride) + 1", "round down"),
         ("", "print((size + 2 * padding - kernel) // stride + 1)", "return"),
         ("2 * padding", "padding", "both sides"),
-        ("2 * padding", "2 * (kernel // 2)", "should give 24"),
         (" - kernel", "", "kernel"),
         (" // stride + 1", " // stride", "first position"),
         (" - kernel) // stride + 1", " - kernel + 1) // stride", "add the 1 after dividing."),
-        (" // stride + 1", " + 1", "should give 4"),
         ("(size + 2 * padding - kernel)", "size + 2 * padding - kernel", "should give 4"),
         ("", "return -(-size // stride)", "kernel"),
         ("", "return {224: 112, 112: 56, 56: 28, 28: 14, 14: 7, 7: 4}[size]", "should give 24"),
@@ -83,10 +68,7 @@ WRONG = {
         ("conv(input_channels, c, 1)", "conv(input_channels, c, 1) + bn", "no BN"),
         ("+ conv(i", "+ (input_channels != c) * conv(i", "should give 2472"),
         ("other = 2", "other = conv(c, c, 1) + 2", "should give 525952"),
-        ("2 * conv(c, c, 3)", "conv(input_channels, c, 3) + conv(c, c, 3)", "should give 525952"),
-        ("(input_channels, c,", "(c // 2, c,", "should give 195792"),
         ("num_residuals - 1", "num_residuals", "num_residuals"),
-        ("(num_residuals - 1) * ", "", "should give 230272"),
     ],
     "resnet34_from_blocks": [
         ("64, 3, first_block=True", "64, 3", "your 4.conv3.weight has the shape (64, 64, 1,"),

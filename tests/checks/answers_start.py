@@ -29,12 +29,6 @@ RIGHT = {
         ("torch.manual_seed(", "torch.default_generator.manual_seed("),
     ],
     "majority_accuracy": [
-        """
-        counts = {}
-        for label in labels.tolist():
-            counts[label] = counts.get(label, 0) + 1
-        return max(counts.values()) / sum(counts.values())
-        """,
         "import numpy as np\nreturn np.bincount(labels.numpy()).max() / labels.numel()",
         "return (labels == labels.mode().values).double().mean()",
         ("torch.bincount(labels).max()", "labels.unique(return_counts=True)[1].sort().values[-1]"),
@@ -45,9 +39,7 @@ WRONG = {
     "error_rate": [
         ("100 * (1 - ", "(1 - ", "that is a fraction: multiply by 100 to get"),
         ("(1 - evaluate(model, data).accuracy)", "evaluate(model, data).accuracy", "the accuracy"),
-        ("(1 - evaluate(model, data).accuracy)", "evaluate(model, data).loss", "should give 33.33"),
-        (").accuracy)", ").accuracy) // 1", "should give 33.33"),
-        (").accuracy)", ").accuracy) * len(data)", "should give 33.33"),
+        ("(1 - evaluate(model, data).accuracy)", "evaluate(model, data).loss", "should give 80"),
         ("", "return f'{100 - 100 * evaluate(model, data).accuracy} %'", "return one number;"),
         ("return 100", "print(100); 100", "return"),
         ("", "x, y = data.tensors()\nreturn 100 * sum(model(x).argmax(1) != y) / len(y)", "eval"),
@@ -56,15 +48,15 @@ WRONG = {
         ("data).acc", "type(data)(data.images, data.labels, data.classes)).acc", "your code"),
     ],
     "twins": [
-        ("manual_seed(seed)", "manual_seed(seed) if not pair else None", "before each"),
-        ("manual_seed(seed)", "manual_seed(seed) if pair else None", "the weights differ: set the"),
+        ("manual_seed(seed)", "manual_seed(seed) if not pair else None", "the weights differ:"),
+        ("manual_seed(seed)", "manual_seed(seed) if pair else None", "the weights differ: build"),
         ("manual_seed(seed)", "manual_seed(torch.initial_seed())", "another seed gives the same"),
         ("seed(seed)", "seed(0)", "another seed gives the same weights: use the"),
         ("(False, True)", "(True, False)", "the order is (plain, residual), not the other"),
         (", residual=residual", "", "build two cifar_resnet(8, in_channels=1,"),
         ("depth, in_channels=1, residual", "depth, 1, residual", "in_channels=1"),
         ("=residual)", "=residual, shortcut='B')", "build two cifar_resnet(8, in_channels=1,"),
-        ("=residual)", "=residual, zero_init_residual=residual)", "the weights differ: set the"),
+        ("=residual)", "=residual, zero_init_residual=residual)", "the weights differ: build both"),
         ("return tuple", "pair[1].fc.bias.data = pair[0].fc.bias.data\n    return tuple", "share"),
         ("return tuple", "pair[1].bn1._buffers = pair[0].bn1._buffers\n    return tuple", "share"),
         ("return tuple", "pair[1].layer3[-1].residual = False\n    return tuple", "build two"),
@@ -73,12 +65,7 @@ WRONG = {
         ("", "return 1 / len(labels.unique())", "1 / classes is right only for balanced"),
         ("(torch", "(100 * torch", "0 to 1"),
         (".max()", ".min()", "count the largest class, not the rarest."),
-        (".max()", ".argmax()", "should give 0.5"),
         (" / len(labels)", "", "divide by"),
-        (" / len(labels)", " / 6000", "should give 0.5"),
-        ("bincount(labels)", "bincount(labels)[:10]", "should give 0.6667"),
-        ("labels)", "labels[:100])", "should give 0.2871"),
-        ("(labels)", "(labels[labels > 0])", "should give 0.5"),
         ("", "return (labels == labels.median()).double().mean().item()", "should give 0.2871"),
         ("    return", "    labels[:] = labels.sort().values\n    return", "changes labels"),
         ("", "return round(labels.bincount().max().item() / len(labels), 2)", "should give 0.6667"),

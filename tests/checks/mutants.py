@@ -33,12 +33,13 @@ def mutants(code: str, answer: str) -> Iterator[tuple[str, str]]:
 
 
 def label(*texts: str) -> str:
-    """`before -> after`; of long texts only the words that differ, of many words the first."""
+    """`before -> after`; of long texts only the words that differ, and their beginning."""
     words = [text.split() for text in texts]
-    for _ in range(2 * (max(map(len, texts)) > 60)):  # cuts equal beginnings, then equal ends
+    for _ in range(2 * (max(map(len, texts)) > 30)):  # cuts equal beginnings, then equal ends
         same = [a == b for a, b in zip(*words)] + [False]
         words = [text[same.index(False) :][::-1] for text in words]
-    return " -> ".join(" ".join(text[:9] + ["…"] * (len(text) > 9)) for text in words)
+    short = [" ".join(text) for text in words]
+    return " -> ".join(text if len(text) < 32 else f"{text[:30]}…" for text in short)
 
 
 def changes(node: ast.AST, local: list[str]) -> Iterator[tuple[ast.AST, str, Any]]:
