@@ -76,6 +76,8 @@ def call(answer: Callable, *args: Any, changes: tuple[str, ...] = (), draws: boo
     Wrong if it cannot be called so or takes too long.
     """
     require(callable(answer), f"hand over the function itself; yours is a {type(answer).__name__}.")
+    made = isinstance(answer, nn.Module) and not any(isinstance(it, Tensor) for it in args)
+    require(not made, "hand over the class or the function itself, not what it makes.")
     names, touched = _names(answer, args), []
     before, defaults = _snapshot(names, args), {name: get() for name, (get, _) in _DEFAULTS.items()}
     try:
@@ -165,10 +167,11 @@ def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, nn.Module):
         for key, module in value.named_modules():
             where, own = f"{name}.{key}" if key else name, vars(module)
+            plain = {k: repr(v) for k, v in own.items() if k[0] != "_" and k != "training"}
+            kinds = [(k, type(v)) for k, v in own["_modules"].items()]
+            yield f"the attributes of {where}", (type(module), kinds, plain)
             yield f"the mode of {where}, train or eval", module.training
             yield f"the hooks of {where}", [k for k, v in own.items() if k.endswith("_hooks") and v]
-            plain = {k: repr(v) for k, v in own.items() if k[0] != "_" and k != "training"}
-            yield f"the attributes of {where}", (type(module), list(own["_modules"]), plain)
         for key, tensor in (*value.named_parameters(), *value.named_buffers()):
             yield from leaves(tensor, f"{name}.{key}")
     elif dataclasses.is_dataclass(value):

@@ -83,11 +83,14 @@ def repaired(kind) -> str:
         for name, conv, size in zip(names[::2], layers[::2], (1, 3, 1)):
             shape, right = tuple(conv.weight.shape), (channels, channels, size, size)
             require(shape == right, f"{name} has a weight of shape {shape}; it should be {right}.")
-        own = sum(len(list(layer.parameters())) for layer in layers)
-        count = len(list(block.parameters()))
-        require(count >= own, "two layers are the same one: each needs weights of its own.")
-        require(count == own, f"more than the six layers learns: leave the {names} alone.")
-        pairs.append((scramble(block), torch.randn(4, channels, 6, 5)))
+        usual = all(str(bn) == str(nn.BatchNorm2d(channels)) for bn in layers[1::2])
+        require(usual, f"each BN is an nn.BatchNorm2d({channels}) with no other arguments.")
+        own = [p for layer in layers for p in layer.parameters()]
+        require(len(set(own)) == len(own), "two layers are the same one: each has its own weights.")
+        told = "the six layers and nothing else should belong to parameters()."
+        require(set(own) == set(block.parameters()), told)
+        scramble(block)
+        pairs += [(block, torch.randn(4, channels, 6, 5)), (block, torch.randn(1, channels, 5, 1))]
 
     def sums(combine, conv3_gets_x=False):
         def forward(block, x):
@@ -139,9 +142,9 @@ def without_biases(change) -> str:
         same = [torch.allclose(a, b, atol=1e-4) for a, b in zip(_outputs(block, x), expected)]
         told = "both modes change: no BN follows conv3; which other bias is added to the same sum?"
         if same == [True, False]:
-            told = "only eval mode changes: there BN subtracts a running mean taken with the bias."
+            told = "only eval mode changes: there BN subtracts the running mean, not the batch's."
         elif same == [False, True]:
-            told = "only train mode changes: there BN removes a bias before it, so add none."
+            told = "only train mode changes: there BN takes out any bias before it, none behind it."
         require(all(same), told)
     return "three biases gone, output unchanged in both modes: they held nothing that BN did not."
 

@@ -1,5 +1,6 @@
 """Self-checks of chapter 03."""
 
+from contextlib import suppress
 from itertools import zip_longest
 
 import torch
@@ -30,7 +31,7 @@ def output_size(answer) -> str:
         "the padding is missing.": rule(lambda n, s: n // s + 1, 0),
     }
     cases = [(28, 5), (10, 3, 2), (28, 5, 1, 0), (224, 7, 2, 3), (112, 3, 2, 1), (224, 7, 2, 0)]
-    cases += [(30, 3, 3, 1), (7, 1, 2, 0), (5, 5), (6, 2, 7, 3)]
+    cases += [(30, 3, 3, 1), (7, 1, 2, 0), (5, 5), (6, 2, 7, 3), (448, 1), (999, 3, 7, 2)]
     cases += [(n + k, k, s, p) for n, k, s, p in torch.randint(1, 9, (20, 4)).tolist()]
     hint = "the number of places where the kernel can stand"
     compare(answer, right, cases, mistakes, form="one whole number", hint=hint, draws=True)
@@ -58,9 +59,9 @@ def stage_parameters(answer) -> str:
         "the first block reads input_channels and has conv3.": off(lambda a, c, n: -extra(a, c)),
         "the first convolution reads input_channels.": off(lambda a, c, n: 9 * c * c - 9 * a * c),
     }
-    cases = [(64, 128, 1), (64, 128, 2), (256, 512, 2), (16, 48, 5), (3, 7, 3), (8, 8, 2)]
+    cases = [(64, 128, 1), (64, 128, 2), (256, 512, 2), (16, 48, 5), (3, 7, 3), (64, 64, 2)]
     cases += [tuple(it) for it in torch.randint(1, 70, (6, 3)).tolist()]
-    cases.append((500, 2_000, 3_000))  # 200 billion: too large to build
+    cases.append((1_000, 4_000, 600))  # 170 billion: too large to build
     form, hint = (
         "one whole number",
         "weights, biases and BN of all blocks, and of the first shortcut",
@@ -82,9 +83,17 @@ def resnet34_from_blocks(answer) -> str:
     with torch.device("meta"):  # shapes without numbers, which is quick
         for classes in (10, 7):
             net = call(answer, classes, draws=True)
+            with suppress(Exception):  # lazy layers get their shapes
+                net(torch.rand(2, 1, 64, 64))
             _same_layers(net, reference(classes), "", f"ResNet-34 for {classes} classes")
-    net = call(answer, draws=True)
-    _shares_nothing("", net, call(answer, draws=True))
+    net, again = call(answer, draws=True), call(answer, draws=True)
+    with torch.device("meta"):
+        _same_layers(net, reference(), "", "ResNet-34 for 10 classes, the default,")
+    _shares_nothing("", net)
+    _shares_nothing("", net, again)
+    seeded = torch.equal(*([*it.parameters()][-2] for it in (net, again)))
+    require(not seeded, "two calls start from the same weights: set no seed inside.")
+    del again  # 85 MB
     pool = "the stem ends with a max-pool of 3x3, stride 2 and padding 1"
     mistakes = {
         "a ReLU is missing in the stem, behind the BN.": _like(reference, relu=nn.Identity),
@@ -103,15 +112,15 @@ def _same_layers(net, wanted: nn.Module, where: str, name: str) -> None:
     kind = type(net).__name__
     require(isinstance(net, nn.Sequential), f"{where}return an nn.Sequential; yours is a {kind}.")
     ours, theirs = [[(k, tuple(t.shape)) for k, t in m.state_dict().items()] for m in (net, wanted)]
-    for (mine, shape), (other, right) in zip_longest(ours, theirs, fillvalue=("nothing", ())):
-        told = f"your {mine} has the shape {shape}, {name} has {other} of shape {right} there: "
-        told += "compare number, size and order of the layers up to there."
-        require(shape == right, where + told)
+    for (mine, shape), (other, right) in zip_longest(ours, theirs, fillvalue=("nothing", "")):
+        told = f"yours has {mine} {shape} where {name} has {other} {right}: compare number, size "
+        same = shape == right and mine.rpartition(".")[2] == other.rpartition(".")[2]
+        require(same, f"{where}{told}and order of the layers up to there.")
 
 
 def _shares_nothing(where: str, *nets: nn.Module) -> None:
     places = [t.data_ptr() for net in nets for t in net.state_dict().values()]
-    among = "the networks of two calls share" if len(nets) > 1 else "your blocks share"
+    among = "the networks of two calls share" if len(nets) > 1 else "two of your layers share"
     told = f"{where}{among} weights, so training one changes the other: make each anew."
     require(len(set(places)) == len(places), told)
 
@@ -139,7 +148,12 @@ def make_layer(answer) -> str:
         return nn.Sequential(block(inplanes, planes, stride, shortcut), *others)
 
     cases: list = [(BasicBlock, 16, 16, 2), (BasicBlock, 16, 24, 3, 2), (BasicBlock, 8, 16, 6, 2)]
-    cases += [(BasicBlock, 8, 8, 1, 1), (BasicBlock, 8, 8, 2, 2), (BasicBlock, 8, 12, 2)]
+    cases += [
+        (BasicBlock, 8, 8, 1, 1),
+        (BasicBlock, 8, 8, 2, 4),
+        (BasicBlock, 8, 12, 2),
+        (BasicBlock, 8, 4, 9),
+    ]
     cases += [(Bottleneck, 16, 4, 2, 1), (Bottleneck, 16, 8, 4, 2), (Bottleneck, 4, 4, 3)]
     for block, *numbers in (*cases, (Wider, 6, 3, 2)):
         shown = f"make_layer({block.__name__}, {', '.join(map(str, numbers))})"

@@ -2,7 +2,6 @@
 
 ORDER = "the order does not matter here"
 TENSOR = "a tensor of one element is a number, too"
-SAME = "it cancels"
 NEW = "a buffer may be a new tensor: no optimizer holds it"
 NUMBER = "a number cannot be changed in place"
 EQUIVALENT = {
@@ -15,8 +14,8 @@ EQUIVALENT = {
         "bool(torch.linalg.matrix_rank(… -> torch.linalg.matrix_rank(both)…": TENSOR,
     },
     "gaps": {
-        "1 -> 2": SAME,
-        "1 -> 0": SAME,
+        "1 -> 2": "it cancels",
+        "1 -> 0": "it cancels",
         "sorted({seed for _, seed in er… -> {seed for _, seed in errors}": ORDER,
     },
     "block_arguments": {"1 -> 2": "maps are square", "1 -> 2 #2": "maps are square"},
