@@ -5,7 +5,6 @@ import dataclasses
 import fnmatch
 import inspect
 import random
-import re
 import signal
 import sys
 import sysconfig
@@ -72,8 +71,8 @@ def call(answer: Callable, *args: Any, changes: tuple[str, ...] = (), draws: boo
     """What `answer(*args)` returns.
 
     changes: patterns of names that it may change, such as "model.*.grad". draws: whether it may
-    draw random numbers. Raises Changed if it changes anything else, Broken if it raises or exits,
-    Wrong if it cannot be called so or takes too long.
+    draw random numbers. Raises Changed if it changes anything else, Broken if it raises, exits or
+    cannot be called so, Wrong if it takes too long.
     """
     require(callable(answer), f"hand over the function itself; yours is a {type(answer).__name__}.")
     made = isinstance(answer, nn.Module) and not any(isinstance(it, Tensor) for it in args)
@@ -87,9 +86,8 @@ def call(answer: Callable, *args: Any, changes: tuple[str, ...] = (), draws: boo
             if not (draws and "random" in name) and not _equal(get(), defaults[name]):
                 put(defaults[name])
                 touched.append(f"{name} for all that runs after it")
-    others = [fnmatch.translate(pattern) for pattern in changes]
     for name in [*touched, *changed(before, _snapshot(names, args))]:
-        if name in touched or not any(re.match(other, name) for other in others):
+        if name in touched or not any(fnmatch.fnmatchcase(name, pattern) for pattern in changes):
             raise Changed(name, result)
     return result
 
@@ -131,7 +129,8 @@ def _limits() -> Iterator[None]:
     began, main = time.monotonic(), threading.current_thread() is threading.main_thread()
     if timed := main and hasattr(signal, "SIGALRM"):
         handler = signal.signal(signal.SIGALRM, _stop)
-        signal.setitimer(signal.ITIMER_REAL, max(min(SECONDS, TOTAL - _spent), 0.01), 1e-4)
+        seconds = max(min(SECONDS, TOTAL - _spent), 0.01)
+        outer = signal.setitimer(signal.ITIMER_REAL, seconds, 1e-4)  # a test's own limit, say
     limited = sys.platform == "linux" and not torch.cuda.is_available()  # CUDA reserves too much
     if limited:
         import resource
@@ -146,6 +145,7 @@ def _limits() -> Iterator[None]:
         if timed:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, handler)
+            signal.setitimer(signal.ITIMER_REAL, *outer)
         if limited:
             resource.setrlimit(resource.RLIMIT_AS, old)
         _spent += time.monotonic() - began

@@ -231,7 +231,7 @@ def in_place(change: Callable, block: nn.Module, returns: bool = False) -> list[
     places = [t.data_ptr() for t in block.state_dict().values()]
     told = "two tensors share their memory now: give each values of its own."
     require(len(set(places)) == len(places), told)
-    return [name.removeprefix("block.") for name in names if name in tensors]
+    return [name.removeprefix("block.") for name in names]
 
 
 def behaves(pairs: Iterable, formula: Callable, mistakes: Mistakes = NONE, *, what: str) -> None:
@@ -255,9 +255,9 @@ def behaves(pairs: Iterable, formula: Callable, mistakes: Mistakes = NONE, *, wh
     wrong = [i for i, output in enumerate(mine) if not agree(output, right[i])]
     for advice, mistake in mistakes.items() if wrong else ():
         require(not all(map(agree, mine, outputs(mistake))), advice)
-    for i in wrong:
-        _, x, mode = tried[i]
-        told = f"for maps of shape {tuple(x.shape)} the output, of shape {tuple(mine[i].shape)},"
+    if wrong:
+        (_, x, mode), output = tried[wrong[0]], mine[wrong[0]]
+        told = f"for maps of shape {tuple(x.shape)} the output, of shape {tuple(output.shape)},"
         raise Wrong(f"in {'train' if mode else 'eval'} mode {told} is not {what}.")
     hint = "run each layer once, in the block's own mode, detach nothing, and register what learns"
     for block, x, mode in tried:
