@@ -25,7 +25,7 @@ colab: .venv/dev  ## run every notebook alone, in a replica of Colab (minutes)
 notebooks: .venv/dev  ## build and execute all notebooks, or CHAPTER=01
 	@$(BIN)/python notebooks/build.py $(CHAPTER)
 
-bench: .venv/dev  ## measure the README's table anew, 40 minutes on an idle machine
+bench: .venv/dev  ## measure the benchmarks anew, 40 minutes on an idle machine
 	@$(BIN)/python assets/make_benchmarks.py
 
 # Each stamp is newer than what it was installed from: a second call installs nothing.

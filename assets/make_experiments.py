@@ -96,15 +96,22 @@ def train_and_test(
 ) -> tuple[Run, nn.Module, Images]:
     """A net trained by `fit`: its run, itself and the test images."""
     train, test, model = set_up(settings, kind, depth, seed)
-    hyperparameters = {key: settings[key] for key in ("epochs", "batch_size", "lr")}
+    return fit_and_score(settings, model, train, test, seed, lr=settings["lr"]), model, test
+
+
+def fit_and_score(
+    settings: dict, model: nn.Module, train: Images, test: Images, seed: int, **how: Any
+) -> Run:
+    """The run of a training by `fit`, with its learning rate or optimizer in `how`."""
+    how |= {key: settings[key] for key in ("epochs", "batch_size")}
     try:
-        history = fit(model, train, test, seed=seed, progress=False, **hyperparameters)
+        history = fit(model, train, test, seed=seed, progress=False, **how)
     except TrainingDiverged as stop:
-        return dict(train=None, test=None, history=asdict(stop.history)), model, test
+        return dict(train=None, test=None, history=asdict(stop.history))
     if history.interrupted:
         raise KeyboardInterrupt
     scores = dict(train=evaluate(model, train)._asdict(), test=evaluate(model, test)._asdict())
-    return scores | dict(history=asdict(history)), model, test
+    return scores | dict(history=asdict(history))
 
 
 def take_steps(
@@ -219,6 +226,99 @@ def lesions(settings: dict, kind: str, depth: int, seed: int) -> Run:
     its blocks and with two swapped: the entry "lesion", as `probes.lesion` returns it, or None."""
     run, model, test = train_and_test(settings, kind, depth, seed)
     return run | dict(lesion=lesion(model, test) if run["test"] else None)
+
+
+REMEDIES: dict[str, dict[str, Any]] = {  # what is changed in the kind before the comma
+    "plain": {},
+    "plain, rate 0.01": dict(lr=0.01),
+    "plain, rate 0.03": dict(lr=0.03),
+    "plain, rate 0.3": dict(lr=0.3),
+    "plain, long warm-up": dict(warm_up=0.7),  # of the run; fit's own takes 0.3
+    "plain, Adam": dict(optimizer=torch.optim.Adam, lr=0.003),
+    "plain, orthogonal": dict(start="orthogonal"),
+    "plain, Dirac": dict(start="dirac"),
+    "plain, Dirac + 0.3 He": dict(start="dirac", noise=0.3),
+    "residual": {},
+    "plain, no BN": dict(batch_norm=False, lr=0.003),
+    "plain, no BN, Dirac": dict(batch_norm=False, lr=0.003, start="dirac"),
+}
+
+
+@torch.no_grad()
+def start_at(model: nn.Module, start: str, noise: float = 0.0) -> None:
+    """New initial weights for every convolution that keeps its channels.
+
+    start: "dirac", which passes its input on, or "orthogonal", which turns the channels of each
+        pixel (delta-orthogonal, Xiao et al. 2018, section 3.2). Both use the kernel's centre alone.
+    noise: how much of the weights that were there before is added.
+    """
+    for conv in (m for m in model.modules() if isinstance(m, nn.Conv2d)):
+        if conv.in_channels == conv.out_channels:
+            before = conv.weight.clone()
+            nn.init.dirac_(conv.weight)
+            if start == "orthogonal":
+                conv.weight[:, :, 1, 1] = nn.init.orthogonal_(conv.weight[:, :, 1, 1].clone())
+            conv.weight += noise * before
+
+
+@experiment(
+    "remedies",
+    settings=dict(
+        subset="sample",
+        size=14,
+        width=8,
+        depths=[56],
+        kinds=["plain, Dirac"],
+        seeds=[0, 1, 2, 3, 4],
+        epochs=40,
+        batch_size=128,
+        lr=0.1,
+    ),
+    quick=dict(seeds=[0], epochs=2),
+    summary=scores_and_time,
+)
+@experiment(
+    "remedies-short",
+    settings=dict(
+        subset="sample",
+        size=14,
+        width=8,
+        depths=[56],
+        kinds=list(REMEDIES),
+        seeds=[0, 1, 2, 3, 4],
+        epochs=3,
+        batch_size=128,
+        lr=0.1,
+    ),
+    quick=dict(seeds=[0], epochs=1),
+    summary=scores_and_time,
+)
+def remedies(settings: dict, kind: str, depth: int, seed: int) -> Run:
+    """The run of the degradation experiment with one of REMEDIES.
+
+    Returns {"train", "test", "history", "gradients"}: the last is {"first", "last"}, the gradient
+    norms of the first and the last convolution on 64 images before training.
+    """
+    change = REMEDIES[kind]
+    train, test, model = set_up(settings, kind, depth, seed)
+    if not change.get("batch_norm", True):
+        model = without_bn(model)
+    if "start" in change:
+        start_at(model, change["start"], change.get("noise", 0.0))
+    x, y = next(train.batches(64, shuffle=True, generator=torch.Generator().manual_seed(seed)))
+    norms = list(gradient_norms(model, x, y).values())
+    gradients = dict(first=norms[0], last=norms[-2])
+    rate = change.get("lr", settings["lr"])
+    steps = settings["epochs"] * math.ceil(len(train) / settings["batch_size"])
+    if "optimizer" in change:
+        optimizer = change["optimizer"](model.parameters(), rate)
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=1e-4)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rate, steps, pct_start=change.get("warm_up", 0.3), cycle_momentum=False
+    )
+    run = fit_and_score(settings, model, train, test, seed, optimizer=optimizer, scheduler=cycle)
+    return run | dict(gradients=gradients)
 
 
 @experiment(

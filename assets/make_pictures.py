@@ -20,6 +20,7 @@ from d2lres.figures import (
     BLUE,
     CSS,
     DASHED,
+    GREEN,
     GREY,
     INK,
     KINDS,
@@ -234,6 +235,45 @@ def paths() -> Figure:
     return fig
 
 
+def all_reduce() -> Figure:
+    """A ring all-reduce of 4 processes: what each one holds before and after each of the 6 steps.
+
+    Three steps add, three hand the sums on; in each, every process sends a quarter to the next.
+    """
+    fig, ax = canvas(900, 532)
+    held = np.ones((4, 4), dtype=int)  # [process, part]: how many gradients are summed in it
+    for process in range(4):
+        write(ax, 205 + 192 * process, 508, f"process {process}", weight="bold")
+    for step in range(7):
+        y, color = 460 - 66 * step, GREEN if step > 3 else GREY
+        title = f"{step}: {'hand on' if step > 3 else 'add'}" if step else "at first"
+        write(ax, 14, y, title, ha="left", weight="bold")
+        before = held.copy()
+        for process in range(4) if step else ():
+            part, to = (process + 1 - step) % 4, (process + 1) % 4
+            held[to, part] = before[process, part] + (before[to, part] if step < 4 else 0)
+            x, top = 158 + 192 * process + 38 * part, y + 50
+            if to:
+                arrow(ax, (x, top), (x + 172, top - 34), color=color, lw=1.4)
+            else:  # from the last process to the first: out on the right and in on the left
+                arrow(ax, (x, top), (x + 43, top - 8.5), color=color, lw=1.4)
+                arrow(ax, (x - 640, top - 24), (x - 596, top - 34), color=color, lw=1.4)
+        for process, part in product(range(4), repeat=2):
+            count = held[process, part]
+            color, x = GREEN if count == 4 else GREY, 148 + 192 * process + 38 * part
+            box(ax, x, y, 32, 30, str(count), color)
+    legend = "A box: a quarter of the gradients, summed over so many processes."
+    write(ax, 450, 16, f"{legend} Process 3 sends to process 0.", size=11, color=GREY)
+    fig.alt = (
+        "Diagram of a ring all-reduce. Each of 4 processes has 4 boxes, the quarters of its "
+        "gradients, with the number of processes that are summed up in it; there is a row before "
+        "and after each of 6 steps. At first every box says 1. In each step every process sends "
+        "one box to the next process, the last one to the first. Three steps add: then each "
+        "process has one box that says 4. Three steps hand these on: then every box says 4."
+    )
+    return fig
+
+
 def degradation() -> Figure:
     """Training loss of every run of the recorded experiment, by kind and depth."""
     record = recorded("degradation")
@@ -326,7 +366,7 @@ def plus(ax, x, y, radius):
         ax.plot([x - dx, x + dx], [y - dy, y + dy], color=INK, linewidth=1.8, zorder=4)
 
 
-PICTURES = (block, blocks, resnet18, function_classes, paths, degradation, ledger)
+PICTURES = (block, blocks, resnet18, function_classes, paths, all_reduce, degradation, ledger)
 
 if __name__ == "__main__":
     for draw in PICTURES:

@@ -58,8 +58,8 @@ def open_lab(given: argparse.Namespace) -> int:
     # As the default address, and not as an argument, it is also in the address that is printed.
     command = [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url=/lab/tree/{first}"]
     command.append(f"--ServerApp.root_dir={clone}")
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        command.append("--allow-root")  # a container; JupyterLab refuses root without it
+    settings = [str(clone / ".jupyter"), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(settings)
     if sys.platform == "linux" and not ({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()):
         command.append("--no-browser")  # it prints the address instead
     os.execv(sys.executable, [*command, *given.options])

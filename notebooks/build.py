@@ -2,7 +2,7 @@
 
 python notebooks/build.py            every chapter, executed
 python notebooks/build.py 1 2        these chapters
-python notebooks/build.py --text     takes over prose alone, where the code is unchanged
+python notebooks/build.py --text     takes over prose and set-up, where the code is unchanged
 python notebooks/build.py --check    fails when a file is not what the sources give
 
 A build also brings the tables of chapters and the links of the other chapters up to date.
@@ -40,18 +40,20 @@ METADATA = {
 
 # The one set-up cell. In a clone it only imports; in Colab it adds the course and replaces nothing.
 SETUP = """\
-try:
-    import d2lres
-except ModuleNotFoundError:  # opened alone, as in Colab: install the course and nothing else
-    import importlib, subprocess, sys
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+# @title Set-up: run this cell first
+from importlib import invalidate_caches, util
+if not util.find_spec("d2lres"):  # opened alone, as in Colab: install the course and nothing else
+    import subprocess, sys
     course = ["d2l==0.17.0", "d2lres @ git+{repository}@v{version}"]
-    if subprocess.run([*pip, *course], capture_output=True).returncode:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *course]
+    if subprocess.run(pip, capture_output=True).returncode:
         raise RuntimeError("d2lres could not be installed: go online and run this cell again, "
-                           "or follow {repository}.") from None
-    importlib.invalidate_caches()
-    import d2lres
+                           "or follow {repository}.")
+    invalidate_caches()
+import d2lres
 d2lres.explain_missing_names()  # for cells that are run out of order"""
+# Folded, in JupyterLab and in Colab: what a chapter begins with is its question.
+FOLDED = {"jupyter": {"source_hidden": True}, "cellView": "form"}
 
 
 class BuildError(Exception):
@@ -121,13 +123,16 @@ def chapters(out: Path, folder: str = "", badge: str = "") -> str:
 
 
 def readme(out: Path) -> str:
-    """The README with the table of chapters that the sources give."""
+    """The README with the table of chapters that the sources give, and the hours they take."""
     text = (out.parent / "README.md").read_text(encoding="utf-8")
     before, begin, rest = text.partition(f"{TABLE}\n")
     _, end, after = rest.partition(TABLE_END)
     if not end:
         raise BuildError(f"README.md: needs the lines {TABLE} and {TABLE_END}")
-    return f"{before}{begin}{chapters(out, 'notebooks/', 'Open in Colab')}\n{end}{after}"
+    table = chapters(out, "notebooks/", "Open in Colab")
+    hours = sum(int(facts(source)[2]) for source in sources(out)) / 60
+    total = f"In all about {hours:.0f} hours, exercises included."
+    return f"{before}{begin}{table}\n\n{total}\n{end}{after}"
 
 
 def links(source: Path, solution: bool) -> tuple[str, str]:
@@ -143,6 +148,10 @@ def links(source: Path, solution: bool) -> tuple[str, str]:
     header += [f"[{word} in Colab]({colab(chapter.stem)})" for word, chapter in near]
     footer = [f"{word}: [{heading(chapter)}]({chapter.stem}.ipynb)" for word, chapter in near]
     return " · ".join(header), " · ".join([*footer, f"[Solutions](solutions/{stem}.ipynb)"])
+
+
+def is_setup(cell: NotebookNode) -> bool:
+    return "setup" in cell.metadata.get("tags", [])
 
 
 def exercises(cells: list[NotebookNode]) -> Iterator[NotebookNode]:
@@ -174,7 +183,7 @@ def make(source: Path, solution: bool = False) -> NotebookNode:
             cell.source = solve(cell.source, keep=solution).replace(TABLE, table)
         except BuildError as error:
             raise BuildError(f"{source.stem}, cell {cell.id}: {error}") from None
-        if "setup" in cell.metadata.get("tags", []):
+        if is_setup(cell):
             cell.source = SETUP.format(**project())
     first, *rest, last = parsed
     title = f"# {heading(source)}" + ": solutions" * solution
@@ -183,7 +192,8 @@ def make(source: Path, solution: bool = False) -> NotebookNode:
     cells = []
     for cell in [first, *(exercises(rest) if solution else rest), last]:
         new, tags = getattr(nbformat.v4, f"new_{cell.cell_type}_cell"), cell.metadata.get("tags")
-        cells.append(new(cell.source, id=cell.id, metadata={"tags": tags} if tags else {}))
+        metadata = ({"tags": tags} if tags else {}) | (FOLDED if is_setup(cell) else {})
+        cells.append(new(cell.source, id=cell.id, metadata=metadata))
     return nbformat.v4.new_notebook(cells=cells, metadata=METADATA, nbformat_minor=5)
 
 
@@ -240,16 +250,24 @@ def peak_memory(client: NotebookClient) -> str:
 
 
 def keep_outputs(notebook: NotebookNode, path: Path, name: str) -> str:
-    """Fills in the outputs that `path` has, unless they belong to other code."""
+    """Fills in the outputs that `path` has, unless they belong to other code.
+
+    The set-up cell may be another one: nothing that a chapter shows comes from it.
+    """
     built = nbformat.read(path, nbformat.NO_CONVERT).cells if path.exists() else []
     old, new = ([c for c in cells if c.cell_type == "code"] for cells in (built, notebook.cells))
-    if [(cell.source, cell.metadata) for cell in old] != [(c.source, c.metadata) for c in new]:
+    if [*map(shows, old)] != [*map(shows, new)]:
         raise BuildError(
             f"{name}: not built from this code: make notebooks CHAPTER={path.stem[:2]}"
         )
     for was, now in zip(old, new):
         now.outputs, now.execution_count = was.outputs, was.execution_count
     return "text"
+
+
+def shows(cell: NotebookNode) -> tuple:
+    """What the outputs of a code cell depend on."""
+    return () if is_setup(cell) else (cell.source, cell.metadata)
 
 
 def notebooks(source: Path, text: bool = False) -> tuple[dict[Path, str], list[str]]:

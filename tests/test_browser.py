@@ -13,6 +13,7 @@ import nbformat
 import pytest
 
 KEPT = Path(__file__).resolve().parent.parent / "build" / "browser"
+README = KEPT.parent.parent / "README.md"
 WANTED = os.environ.get("CI") == "true" or os.environ.get("D2LRES_BROWSER")
 MINUTE = 60_000  # milliseconds, as Playwright counts
 pytestmark = [
@@ -31,7 +32,7 @@ WATCH = """() => {
 }"""
 # Every code cell has run when each has a number, and none the star of a cell that waits.
 DONE = """cells => {
-    const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')];
+    const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputArea-prompt')];
     return prompts.length == cells && prompts.every(it => /\\[\\d+\\]/.test(it.textContent));
 }"""
 REDRAWN = "before => (document.querySelector('.widget-interact img')?.src ?? before) != before"
@@ -77,19 +78,27 @@ def page(request):
         browser.close()
 
 
-def run_all_and_check(page, lab, notebook: Path):
-    """Opens the notebook and runs all of its cells; then what must be true of every notebook."""
+def open_notebook(page, lab, notebook: Path):
+    """Opens the notebook; JupyterLab then neither asks for anything nor calls the file changed."""
     address, token = lab
-    cells = nbformat.read(notebook, nbformat.NO_CONVERT).cells
     page.goto(f"{address}/lab/tree/notebooks/{notebook.name}?reset&token={token}")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=2 * MINUTE)
-    page.wait_for_selector("text=/\\| Idle/", timeout=2 * MINUTE)  # else the command is lost
+    page.wait_for_selector("text=/\\| Idle/", timeout=2 * MINUTE)  # else a command is lost
+    page.wait_for_timeout(3000)  # for what may come unasked, now that the kernel is there
+    assert page.locator(".Toastify__toast").all_inner_texts() == []
+    assert page.locator(".jp-mod-dirty").count() == 0, "opened, and thereby changed"
+
+
+def run_all_and_check(page, lab, notebook: Path):
+    """Opens the notebook and runs all of its cells; then what must be true of every notebook."""
+    open_notebook(page, lab, notebook)
+    cells = nbformat.read(notebook, nbformat.NO_CONVERT).cells
     page.evaluate(WATCH)
     page.click("text=Run >> nth=0")
     page.click("text=Run All Cells >> nth=0")
     page.wait_for_selector("text='[*]:'", timeout=MINUTE)  # the numbers before are the build's
-    code = sum(cell.cell_type == "code" for cell in cells)
-    page.wait_for_function(DONE, arg=code, timeout=5 * MINUTE)
+    seen = [c for c in cells if c.cell_type == "code" and "jupyter" not in c.metadata]  # not folded
+    page.wait_for_function(DONE, arg=len(seen), timeout=5 * MINUTE)
     page.wait_for_selector("text=/\\| Idle/", timeout=MINUTE)
     check(page)
 
@@ -107,7 +116,29 @@ def check(page):
 
 def test_chapter_00_runs_in_jupyterlab_and_its_progress_bars_come_and_go(page, lab, clone):
     run_all_and_check(page, lab, clone / "notebooks/00_start_here.ipynb")
+    shown = page.locator(".jp-CodeCell").first.inner_text()
+    assert "Set-up" in shown and "import" not in shown, "the set-up cell is not folded"
     assert page.evaluate("window.bars") > 0, "no progress bar appeared"
+    answer_wrongly_and_see_what_to_fix(page)
+
+
+def answer_wrongly_and_see_what_to_fix(page):
+    """Leaves build/browser/exercise_check.png, which the README shows."""
+    cell = page.locator(".jp-CodeCell", has_text="check.error_rate(error_rate)")
+    cell.locator(".cm-line", has_text="your code here").click()
+    page.keyboard.press("End")
+    page.keyboard.press("Shift+Home")
+    page.keyboard.insert_text("return 1 - evaluate(model, data).accuracy")
+    page.keyboard.press("Control+Enter")
+    verdict = cell.locator(".jp-OutputArea-output", has_text="Not yet: ")
+    verdict.wait_for(timeout=MINUTE)
+    page.keyboard.press("ArrowDown")  # away from the cell, and from its buttons
+    task = page.locator(".jp-MarkdownCell", has_text="Exercise 1 (").last
+    top, bottom = (it.bounding_box() for it in (task.locator("h3"), cell))
+    area = {"x": bottom["x"] + 20, "y": top["y"] - 8, "width": bottom["width"] - 20}
+    area["height"] = bottom["y"] + bottom["height"] - 4 - area["y"]
+    page.screenshot(path=KEPT / "exercise_check.png", clip=area)
+    assert verdict.inner_text().strip() in README.read_text(encoding="utf-8")  # in the alt text
 
 
 def test_a_slider_moved_by_the_keyboard_redraws_the_picture_and_its_description(page, lab, clone):

@@ -107,6 +107,9 @@ def test_tables_and_links_are_made_from_the_first_cells(course):
     lines = building.readme(course).splitlines()
     assert lines[:2] == README.splitlines()[:2] and lines[-2:] == README.splitlines()[-2:]
     assert lines[6] == f"| [02 A second chapter](notebooks/02_second.ipynb) | add | 7 | {badge} |"
+    assert lines[8] == "In all about 0 hours, exercises included."
+    write(course, "02_second.py", SECOND.replace("**: 7", "**: 100"))
+    assert "In all about 2 hours, exercises" in building.readme(course)  # 3 + 5 + 100 minutes
 
     cells = building.make(course / "src" / "01_tiny.py").cells
     heading, _, links, _, promise, *_ = cells[0].source.splitlines()
@@ -143,7 +146,9 @@ def test_a_lack_of_title_promise_minutes_or_end_is_named(course, old, new, messa
 SETUP = building.SETUP.format(**building.project())
 
 
-def test_set_up_is_short_and_silent_where_the_course_is_installed(capsys, monkeypatch):
+def test_set_up_is_short_folded_and_silent_where_the_course_is_installed(capsys, monkeypatch):
+    assert SETUP.startswith("# @title ") and building.FOLDED["cellView"] == "form"  # for Colab
+    assert building.FOLDED["jupyter"] == {"source_hidden": True}
     assert len(SETUP.splitlines()) <= 12 and max(map(len, SETUP.splitlines())) <= 100
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("nothing to install"))
     exec(SETUP, {})
@@ -159,7 +164,7 @@ def test_set_up_installs_the_repository_at_the_tag_or_says_what_to_do(monkeypatc
         return subprocess.CompletedProcess(command, returncode=len(commands) - 1)
 
     monkeypatch.setattr(subprocess, "run", pip_that_works_once)
-    monkeypatch.setitem(sys.modules, "d2lres", None)  # the import raises ModuleNotFoundError
+    monkeypatch.setitem(sys.modules, "d2lres", None)  # not to be found
     exec(SETUP, {})
     assert commands[0][:3] == [sys.executable, "-m", "pip"] and "--no-deps" in commands[0]
     assert commands[0][-2:] == ["d2l==0.17.0", f"d2lres @ git+{REPOSITORY}@v{VERSION}"]
@@ -180,7 +185,9 @@ def test_both_notebooks_satisfy_every_rule(once):
         notebook = nbformat.reads(text, nbformat.NO_CONVERT)
         assert violations(notebook) == []
         assert set(notebook.metadata) == {"kernelspec", "language_info"}
-        assert {key for cell in notebook.cells for key in cell.metadata} == {"tags"}
+        _, setup, *others = notebook.cells
+        assert setup.metadata == {"tags": ["setup"], **building.FOLDED}
+        assert {key for cell in others for key in cell.metadata} == {"tags"}
         assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
 
 
@@ -255,6 +262,20 @@ def test_text_keeps_outputs_and_refuses_new_code(built, capsys, monkeypatch):
     change_source(built, "a * b", "b * a")
     assert building.main(["--text", "1"], built) == 1
     assert CODE in capsys.readouterr().out and code(read(notebook)) == before
+
+
+def test_text_takes_over_another_set_up_cell(built, capsys, monkeypatch):
+    notebook, before = built / "01_tiny.ipynb", code(read(built / "01_tiny.ipynb"))
+    monkeypatch.setattr(building, "execute", None)
+    monkeypatch.setattr(building, "SETUP", "import d2lres")
+    monkeypatch.setattr(building, "FOLDED", {})
+    assert building.main(["--check"], built) == 1
+    assert TEXT in capsys.readouterr().out
+    assert building.main(["--text"], built) == 0
+    setup, *after = code(read(notebook))
+    assert (setup.source, setup.metadata) == ("import d2lres", {"tags": ["setup"]})
+    assert after == before[1:] and any(cell.outputs for cell in after)
+    assert building.main(["--check"], built) == 0
 
 
 def edit(change):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from commands import ROOT, python
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.datasets import FashionMNIST
 
 from d2lres.data import Images, fashion_mnist
@@ -26,6 +27,11 @@ def few():
 def test_the_record_holds_every_row_with_its_spread_and_an_honest_verdict_as_the_readme_shows():
     record, readme = recorded("benchmarks"), (ROOT / "README.md").read_text(encoding="utf-8")
     assert bench.into_readme(readme, record) == readme
+    assert bench.page(record) == bench.PAGE.read_text(encoding="utf-8")
+    start, end = bench.MARKS
+    shown = readme.split(start)[1].split(end)[0]
+    assert shown.count("\n| ") == len(bench.SHOWN) == 5
+    assert all(line in bench.page(record) for line in shown.splitlines() if line[:1] == "|")
     assert list(record["rows"]) == list(bench.ROWS) == NAMES
     assert record["machine"] and {"python", "torch"} <= record["versions"].keys()
     assert all(row["checks"] and row["date"] for row in record["rows"].values())
@@ -64,6 +70,24 @@ def test_training_flops_count_what_is_computed(few):
     assert bench.training_flops(net, few) == 2 * 2 * 784 * 10  # images need no gradient
     net.append(nn.Linear(10, 10))
     assert bench.training_flops(net, few) == 2 * 2 * 784 * 10 + 3 * 2 * 10 * 10
+
+
+def test_the_operations_of_each_kernel_of_the_ceiling_are_counted_as_pytorch_counts_them():
+    for name, (work, function) in bench.kernels(batch=2).items():
+        if "4096" not in name:  # it takes seconds
+            with FlopCounterMode(display=False) as counter:
+                function()
+            assert counter.get_total_flops() == work, name
+
+
+def test_the_ceiling_knows_products_and_convolutions_in_both_orders(monkeypatch):
+    names = list(bench.kernels(batch=1))
+    for part in ("matmul", "linear", "bmm", "1x1", "3x3", "contiguous_format", "channels_last"):
+        assert any(part in name for name in names)
+    times = iter([9.0, 2.0, 9.0, 4.0])  # the first of each kernel is not timed
+    monkeypatch.setattr(bench, "clock", lambda function: next(times))
+    monkeypatch.setattr(bench, "kernels", lambda: {"a": (8, None), "b": (8, None)})
+    assert bench.kernel_flops(repetitions=1) == {"a": 4.0, "b": 2.0}
 
 
 def test_first_takes_no_batch_too_many_and_notes_the_end_of_each_step():

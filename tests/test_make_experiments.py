@@ -1,5 +1,6 @@
 """The long experiments: settings and their hash, runs that repeat, records that can be resumed."""
 
+import copy
 import json
 import math
 import os
@@ -90,7 +91,8 @@ def test_every_experiment_has_settings_and_a_quick_version():
         assert experiment.name == name and list(full) == list(quick) and full != quick
         assert quick["seeds"] == [0]
         if name != "recipe":  # one net, one seed
-            assert {"plain", "residual"} <= set(full["kinds"]) and full["seeds"] == [0, 1, 2, 3, 4]
+            twins = {"plain", "residual"} <= set(full["kinds"])
+            assert (twins or name == "remedies") and full["seeds"] == [0, 1, 2, 3, 4]
             for depth in full["depths"]:
                 cifar_resnet(depth, width=1)  # no depth that does not exist
         full["size"] = 1  # a copy
@@ -164,6 +166,36 @@ def test_gradients_and_lesions_are_those_of_the_probes(few):
         assert run[name] == pytest.approx(expected, rel=1e-3)
 
 
+def test_a_remedy_changes_what_its_name_says_and_nothing_else(few, monkeypatch):
+    seen = {}
+
+    def fit(model, *args, optimizer, scheduler, **how):
+        seen[kind] = copy.deepcopy(model), optimizer
+        return History()
+
+    monkeypatch.setattr(make_experiments, "fit", fit)
+    settings = tiny("remedies-short", width=4)
+    for kind in settings["kinds"]:
+        gradients = run_once("remedies-short", settings, kind, 8, 0)["gradients"]
+        assert gradients["first"] >= 0 and set(gradients) == {"first", "last"}
+    plain = seen["plain"][0].state_dict()
+    kernels = {}
+    for kind, (model, optimizer) in seen.items():
+        kernels[kind] = w = model.layer1[0].conv1.weight.detach()
+        assert model.layer1[0].residual == (kind == "residual")
+        assert isinstance(model.bn1, nn.Identity) == ("no BN" in kind)
+        assert isinstance(optimizer, torch.optim.Adam) == ("Adam" in kind)
+        assert torch.equal(model.conv1.weight, plain["conv1.weight"])  # it changes the channels
+        usual = torch.equal(w, plain["layer1.0.conv1.weight"])
+        assert usual != ("Dirac" in kind or "orthogonal" in kind)
+    dirac = nn.init.dirac_(torch.empty(4, 4, 3, 3))
+    assert torch.equal(kernels["plain, Dirac"], dirac)
+    nudged = dirac + 0.3 * plain["layer1.0.conv1.weight"]
+    assert torch.allclose(kernels["plain, Dirac + 0.3 He"], nudged)
+    centre = kernels["plain, orthogonal"][:, :, 1, 1]
+    assert torch.allclose(centre @ centre.T, torch.eye(4), atol=1e-5)
+
+
 def test_thousand_layers_starts_at_zero_learns_over_epochs_and_stops_at_infinity(few, monkeypatch):
     settings = tiny("thousand-layers", width=4, steps=40, lr=0.05)
     for kind in ("plain", "plain-zero", "residual", "residual-zero"):
@@ -199,9 +231,11 @@ def test_an_experiment_is_recorded_and_its_quick_version_beside_it(here, capsys,
     whole(here / f"results/{name}-quick.json", name, EXPERIMENTS[name].config(quick=True))
     out, err = capsys.readouterr()
     scores, losses = r"training loss \d\.\d{3}, accuracy \d+\.\d%, 0 s", r"loss [\d.]+ to [\d.]+"
-    said = dict(degradation=scores, lesion=scores, recipe=losses) | {"thousand-layers": losses}
-    said = said.get(name, r"first convolution's gradient [\de.-]+ with BN")
-    assert re.search(f"^residual-8 seed 1: {said}$", out, re.MULTILINE)
+    said = {"recipe": losses, "thousand-layers": losses}.get(name, scores)
+    if name == "gradients":
+        said = r"first convolution's gradient [\de.-]+ with BN"
+    kind = EXPERIMENTS[name].config()["kinds"][-1]
+    assert re.search(f"^{kind}-8 seed 1: {said}$", out, re.MULTILINE)
     assert out.endswith(f"recorded in {os.path.join('results', name)}-quick.json\n") and err == ""
 
 

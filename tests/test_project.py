@@ -1,5 +1,6 @@
 """The project's files agree with each other: dependencies, README, environment, Makefile, sizes."""
 
+import argparse
 import ast
 import re
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import yaml
 from commands import ROOT, python, run
+
+from d2lres.cli import add_options
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -63,6 +66,26 @@ def test_the_readmes_python_example_runs(tmp_path):
     few = example.replace("fashion_mnist()", "(all[:64] for all in fashion_mnist(size=8))")
     assert few.count("[:64]") == 1
     assert python("-c", few, cwd=tmp_path).startswith("Score(loss=")
+
+
+def test_the_readmes_commands_to_train_are_understood_and_need_no_active_environment():
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    commands = README.replace("\\\n", "").splitlines()
+    commands = [line.split() for line in commands if " -m d2lres train --size" in line]
+    tools = [(line[0], "--nnodes=2" in line) for line in commands]
+    torchrun = ".venv/bin/torchrun"
+    assert tools == [(".venv/bin/python", False), (torchrun, False), (torchrun, True)]
+    for line in commands:
+        assert parser.parse_args(line[line.index("train") + 1 :]).size == 96
+
+
+def test_the_citation_names_the_course_as_all_other_files_do():
+    citation = yaml.safe_load(text("CITATION.cff"))
+    assert f"# {citation['title']}\n" in README
+    assert citation["repository-code"] == PROJECT["urls"]["Repository"]
+    assert citation["license"] == PROJECT["license"]
+    assert citation["authors"][0]["name"] in text("LICENSE")
 
 
 def test_no_file_names_a_machines_folder_or_a_package_host():

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from d2lres.checks import behaves, call, check, compare, require, scramble
+from d2lres.checks.paths import effective_depth as effective_depth  # as it was called before
 from d2lres.networks import cifar_resnet, resnet18
 
 
@@ -37,30 +38,6 @@ def stack_gradient(answer) -> str:
     hint = "the product of all j, or of all 1 + j if residual"
     compare(answer, right, cases, mistakes, form="one number", hint=hint)
     return "one slope of -1 silences a residual stack; a plain one is silenced by any slope of 0."
-
-
-@check
-def effective_depth(answer) -> str:
-    def mean(n, c, norm=0.0, last=1, count=math.comb):
-        weights = [count(n, k) * c**k for k in range(n + last)]
-        return sum(k * weight for k, weight in enumerate(weights)) / (norm or sum(weights))
-
-    mistakes = {
-        "all paths weigh the same: a path of length k weighs c**k.": lambda n, c: n / 2,
-        "there are comb(n, k) paths of length k.": lambda n, c: mean(n, c, count=lambda *_: 1),
-        "divide by the sum of the weights, (1 + c)**n.": lambda n, c: mean(n, c, 1),
-        "divide by the weights, not by the number of paths.": lambda n, c: mean(n, c, 2**n),
-        "range(n + 1) ends with the path of length n.": lambda n, c: mean(n, c, (1 + c) ** n, 0),
-        "the path of length n is missing in both sums.": lambda n, c: mean(n, c, last=0),
-    }
-    cases = [(2, 1.0), (3, 2.0), (10, 1.0), (5, 0.0), (1, 0.7), (54, 0.25), (54, 1.0), (110, 0.1)]
-    cases += [(int(n), c) for n, c in zip((4, 13, 31), (3 * torch.rand(3)).tolist())]
-    hint = "the mean length, where each of the comb(n, k) paths of length k weighs c**k"
-    compare(answer, mean, cases, mistakes, form="one number", hint=hint)
-    return (
-        "the mean is n c / (1 + c): with c = 0.25 the gradient of 54 blocks comes from paths of "
-        "about 11."
-    )
 
 
 class _Backwards(nn.Sequential):

@@ -1,4 +1,4 @@
-"""Self-checks of chapter 08."""
+"""Self-checks of chapter 09."""
 
 import torch
 

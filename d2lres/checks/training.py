@@ -1,4 +1,4 @@
-"""Self-checks of chapter 05."""
+"""Self-checks of chapter 06."""
 
 import torch
 import torch.nn.functional as F

@@ -16,11 +16,15 @@
 
 # %% [markdown]
 # ## How to use this course
-# You read a claim, and you commit to a prediction before you run the cell. A wrong prediction is the most useful kind: note it down.
+# You read a claim, and you commit to a prediction before you run the cell.
+# A wrong prediction is the most useful kind: note it down.
 #
-# Every cell has been executed, and its output is part of the page, so you can also just read. Cells whose output depends on your machine end with an `assert`. If the claim did not hold there, the cell would fail, not smile.
+# Every cell has been executed, and its output is part of the page, so you can also just read.
+# Cells whose output depends on your machine end with an `assert`.
+# If the claim does not hold on your machine, the cell stops with an error.
 #
-# Digits in measured outputs differ a little from machine to machine. Shapes, counts and verdicts do not.
+# Digits in measured outputs differ a little from machine to machine.
+# Shapes, counts and verdicts do not.
 #
 # ## The chapters
 # <!-- chapters -->
@@ -29,7 +33,8 @@
 
 # %% [markdown]
 # ## Can this machine run it?
-# The doctor looks at Python, the packages, the device and the data. It changes nothing and fetches nothing.
+# The doctor looks at Python, the packages, the device and the data.
+# It changes nothing and fetches nothing.
 
 # %% tags=["nbval-ignore-output", "reason: what the doctor finds differs between machines"]
 from d2lres.doctor import report
@@ -39,11 +44,13 @@ print(text)
 assert ready, "follow the arrows above, then run this cell again"
 
 # %% [markdown]
-# A line marked `MISSING` says what to do. You can print the same report in a terminal with `python -m d2lres doctor`.
+# A line marked `MISSING` says what to do.
+# You can print the same report in a terminal with `python -m d2lres doctor`.
 
 # %% [markdown]
 # ## The images
-# The course trains on **Fashion-MNIST**: grey images of clothing, 28×28 pixels, ten classes (Xiao et al. 2017). A balanced sample of the 70,000 comes with the course, so no cell waits for a download.
+# The course trains on **Fashion-MNIST**: grey images of clothing, 28×28 pixels, ten classes (Xiao et al. 2017).
+# A balanced sample of the 70,000 comes with the course, so no cell waits for a download.
 
 # %%
 from d2lres import figures
@@ -62,15 +69,19 @@ figures.show(
 )
 
 # %% [markdown]
-# One image of each class. Some pairs are close: look at the pullover, the coat and the shirt.
+# One image of each class.
+# Some pairs are close: look at the pullover, the coat and the shirt.
 #
 # ## The race
-# Take a network of 44 layers, small enough for a laptop. All but two of them come in pairs, called **blocks**. Build it twice, from the same random numbers:
+# Take a network of 44 layers, small enough for a laptop.
+# All but two of them come in pairs, called **blocks**.
+# Build it twice, from the same random numbers:
 #
 # - the **plain** network passes each block's output on to the next block
 # - the **residual** network passes on the block's output *plus its input*
 #
-# Nothing else differs. Both have the same layers, the same parameters and the same initial weights.
+# Nothing else differs.
+# Both have the same layers, the same parameters and the same initial weights.
 
 # %%
 import torch
@@ -90,7 +101,8 @@ print("same initial weights:", same)
 assert same
 
 # %% [markdown]
-# **Predict** before you run: after two passes over the training images, how far apart are they? Choose one: the plain network is ahead; both are within two points of accuracy; the residual network is ahead by two to ten points; by more than ten.
+# **Predict** before you run: after two passes over the training images, how far apart are they?
+# Choose one: the plain network is ahead; both are within two points of accuracy; the residual network is ahead by two to ten points; by more than ten.
 
 # %% tags=["nbval-ignore-output", "reason: losses and accuracies differ in the last digits between machines"]
 from d2lres.training import evaluate, fit
@@ -109,15 +121,22 @@ for name, score in scores.items():
 assert scores["residual-44"].accuracy > scores["plain-44"].accuracy + 0.10  # holds for seeds 0-4
 
 # %% [markdown]
-# The residual network is ahead by more than ten points, on images that both have seen. So this is no matter of generalisation: the plain network fails to *learn* what its twin learns. One addition per block makes the difference.
+# The residual network is ahead by more than ten points, on images that both have seen.
+# So this is no matter of generalisation: the plain network fails to *learn* what its twin learns.
+# One addition per block makes the difference.
 #
-# Does it only start slowly, or is it stuck? Would fewer layers help? Chapter 1 answers both.
+# Does it only start slowly, or is it stuck?
+# Would fewer layers help?
+# Chapter 1 answers both.
 
 # %% [markdown]
 # ## The ledger
-# This course grew out of five study notes on residual networks. They make claims, as all notes do. Each claim that a chapter has settled stands here, with its verdict and the chapter that shows it.
+# This course grew out of five study notes on residual networks.
+# They make claims, as all notes do.
+# Each claim that a chapter has settled stands here, with its verdict and the chapter that shows it.
 #
-# Reading it now gives some predictions away. You may prefer to come back after each chapter.
+# Reading it now gives some predictions away.
+# You may prefer to come back after each chapter.
 
 # %%
 from collections import Counter
@@ -134,7 +153,9 @@ display(Markdown(ledger()))
 # 'Holds when …' means that the claim is true under a condition that the notes leave out.
 #
 # ## Pitfalls
-# **Weights are drawn when the model is built, not when it is trained.** A seed set after `cifar_resnet(…)` comes too late for the initial weights. The seed of `fit` orders the images, and nothing else.
+# **Weights are drawn when the model is built, not when it is trained.**
+# A seed set after `cifar_resnet(…)` comes too late for the initial weights.
+# The seed of `fit` orders the images, and nothing else.
 
 # %%
 torch.manual_seed(0)
@@ -146,13 +167,17 @@ again = cifar_resnet(8)
 print("seed before each:          ", torch.equal(early.conv1.weight, again.conv1.weight))
 
 # %% [markdown]
-# The second network continues the stream of random numbers where the first one left it. A comparison of two such networks compares two things at once.
+# The second network continues the stream of random numbers where the first one left it.
+# A comparison of two such networks compares two things at once.
 #
 # ## Exercises
-# Replace the `...` by your answer and run the cell. The check tells you what to fix. It judges what your answer does, not how it is written.
+# Replace the `...` by your answer and run the cell.
+# The check tells you what to fix.
+# It judges what your answer does, not how it is written.
 #
 # ### Exercise 1 (easy, 3 minutes): error in percent
-# Papers report the **error rate**: the share of wrong answers, in percent. Compute it from a model and a set of images.
+# Papers report the **error rate**: the share of wrong answers, in percent.
+# Compute it from a model and a set of images.
 # <details><summary>Hint</summary><code>evaluate(model, data)</code> gives a loss and an accuracy, and the accuracy is a fraction from 0 to 1.</details>
 
 # %%
@@ -197,7 +222,8 @@ check.twins(twins)
 
 # %% [markdown]
 # ### Exercise 3 (medium, 8 minutes): know your data
-# A classifier that ignores its input can still score. What does it reach if it always answers with the most frequent class?
+# A classifier that ignores its input can still score.
+# What does it reach if it always answers with the most frequent class?
 # <details><summary>Hint</summary><code>torch.bincount(labels)</code> counts each class.</details>
 
 

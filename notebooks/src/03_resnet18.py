@@ -1,17 +1,22 @@
 # %% [markdown]
 # # ResNet-18
-# You assemble ResNet-18 from the block of chapter 2, account for every one of its parameters, and pour torchvision's weights into your own copy until both give the same answers.
+# You assemble ResNet-18 from the block of chapter 2 and account for every one of its parameters.
+# Then you pour torchvision's weights into your own copy until both give the same answers.
 #
 # **You can afterwards** assemble the network and account for every parameter.
 #
 # **What you will learn**
-# - to build the network from a stem, four stages and a head, and to predict every shape on the way
-# - what the 18 counts, and what it takes to get to 34, 50, 101 and 152
-# - why two ResNet-18 differ by 3,008 parameters, and which 4,800 are redundant
+# - to build the network from its parts, and to predict every shape on the way
+# - what the number in a ResNet's name counts, and what the larger networks of the family need
+# - where the parameters are, and where the arithmetic is
+# - why two ResNet-18 differ in their parameters, and which of them are redundant
 # - to load another library's weights, and to notice when nothing was loaded
 # - to train the network on real images and to look at what it gets wrong
 #
-# **What you need**: chapter 2, `nn.Module` and `nn.Sequential`. **Minutes**: 75, half of them for the exercises.
+# **What you need**: chapter 2, `nn.Module` and `nn.Sequential`.
+#
+# **Minutes**: 90, less than half of them for the exercises.
+# The appendix takes three more.
 
 # %% tags=["setup"]
 
@@ -24,61 +29,56 @@ from torchvision import models
 
 import d2lres
 from d2lres import BasicBlock, Bottleneck, Residual, ResNet, figures, probes
-from d2lres.checks import resnet18 as check
-from d2lres.figures import show
-
-# %% [markdown]
-# ## The whole net in one line
-# **Predict** before you look: an image of 224 × 224 goes in. How large are the feature maps just before the head, and how many times was the side halved to get there?
-
-# %%
-show("resnet18")
-
-# %% [markdown]
-# The maps end at 7 × 7, after five halvings: one in the first convolution, one in the max-pool, and one at the start of stages 2, 3 and 4. The numbered layers are the ones that count. You will count them yourself below.
 
 # %% [markdown]
 # ## Five map sizes, as in VGG and GoogLeNet
-# ResNet did not invent this layout. VGG and GoogLeNet, too, worked at five resolutions, each half the one before.
+# A ResNet has three parts.
+# The **stem** turns the image into feature maps of a quarter of its side.
+# Four **stages** of residual blocks come next; chapter 2 built a stage's blocks.
+# The **head** turns the last maps into one number for each class, the **logits**; softmax makes probabilities of them.
 #
-# The cell lists the sizes at which a network's convolutions produce maps. It builds all three on PyTorch's **meta device**, where a tensor has a shape but no numbers, so that 138 million weights of VGG cost nothing.
+# ResNet did not invent this layout.
+# VGG and GoogLeNet, too, worked at five resolutions, each half the one before.
 #
-# **Predict**: one of the three still has maps of 224 × 224. Which one, and what does its first layer do differently?
+# The cell lists each network's first convolution, and the sizes at which its convolutions produce maps.
+# It builds all three on PyTorch's **meta device**, where a tensor has a shape but no numbers, so that 138 million weights of VGG cost nothing.
+#
+# **Predict**: one of the three still has maps of 224×224.
+# Which one, and what does its first layer do differently?
 
 
 # %% tags=["claim:N5"]
-def map_sizes(build) -> list[int]:
-    """Sides of the maps that the convolutions produce for a 224 × 224 image, each once."""
+def map_sizes(model) -> list[int]:
+    """Sides of the maps that the convolutions produce for a 224×224 image, each once."""
     sides = []
-    with torch.device("meta"):
-        model = build().eval()
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d):
-                module.register_forward_hook(lambda m, args, out: sides.append(out.shape[-1]))
-        model(torch.rand(1, 3, 224, 224))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda m, args, out: sides.append(out.shape[-1]))
+    model.eval()(torch.rand(1, 3, 224, 224))
     return list(dict.fromkeys(sides))
 
 
-def googlenet():
-    return models.googlenet(init_weights=False, aux_logits=False)
-
-
-for name, build in [
-    ("VGG-16", models.vgg16),
-    ("GoogLeNet", googlenet),
-    ("ResNet-18", models.resnet18),
-]:
-    print(f"{name:10}", sizes := map_sizes(build))
-    assert len(sizes) == 5 and all(a == 2 * b for a, b in zip(sizes, sizes[1:]))
+with torch.device("meta"):
+    for name, model in [
+        ("VGG-16", models.vgg16()),
+        ("GoogLeNet", models.googlenet(init_weights=False, aux_logits=False)),
+        ("ResNet-18", models.resnet18()),
+    ]:
+        first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+        print(f"{name:10} kernel {first.kernel_size}, stride {first.stride}", map_sizes(model))
+        sides = map_sizes(model)
+        assert len(sides) == 5 and all(a == 2 * b for a, b in zip(sides, sides[1:]))
 
 # %% [markdown]
-# Five sizes each. VGG starts at full size because its first convolution is 3 × 3 with stride 1. GoogLeNet and ResNet start with 7 × 7 and stride 2, which leaves a quarter of the pixels for everything after it.
+# VGG starts at full size: its first convolution is 3×3 with stride 1.
+# GoogLeNet and ResNet start with 7×7 and stride 2, which leaves a quarter of the pixels for everything after it.
 
 # %% [markdown]
 # ## The stem
-# The **stem** is what comes before the first block: a 7 × 7 convolution with stride 2, batch normalisation (BN), ReLU and a 3 × 3 max-pool with stride 2. Our images are grey, so it has one input channel.
+# The stem is a 7×7 convolution with stride 2, batch normalisation (BN), ReLU and a 3×3 **max-pool** with stride 2, which keeps the largest value of each window.
+# Our images are grey, so it has one input channel.
 #
-# **Predict**: which padding keeps 224 → 112 exact? The kernel reaches 3 pixels to each side of its centre.
+# The kernel reaches 3 pixels to each side of its centre, so `padding=3` lets the first centre stand on the first pixel.
 
 # %%
 stem = [
@@ -93,11 +93,17 @@ for layer in stem:
     print(f"{type(layer).__name__:12}", tuple(x.shape))
 
 # %% [markdown]
-# With `padding=3` the kernel's centre stands on every second pixel, and 224 becomes 112. The max-pool has its own padding of 1 and makes 56. Two layers with a stride, and 15 of 16 positions are gone before the first residual block. What happens without that padding is the first pitfall below.
+# The centre stands on every second pixel, and 224 becomes 112.
+# The max-pool has its own padding of 1 and makes 56.
+# Two layers with a stride, and 15 of 16 positions are gone before the first residual block.
+# What happens without that padding is the first pitfall below.
 
 # %% [markdown]
 # ## A stage is a list of blocks
-# A **stage** is a row of blocks at one map size. Its first block halves the side and changes the channels, so its shortcut needs a 1 × 1 convolution. The other blocks keep the shape. Stage 1 is the exception: the max-pool has halved already, so all its blocks keep the shape.
+# All blocks of a stage work at one map size.
+# The first block halves the side and changes the channels, so its shortcut needs a 1×1 convolution.
+# The other blocks keep the shape.
+# Stage 1 is the exception: the max-pool has halved already, so all its blocks keep the shape.
 
 
 # %%
@@ -109,17 +115,19 @@ def stage(input_channels, num_channels, num_residuals, first_block=False):
 
 
 # %% [markdown]
-# `nn.Sequential` wants modules, one argument each. You have a list. **Predict**: is a list accepted?
+# `nn.Sequential` should make one module of them.
 
 # %% tags=["raises-exception"]
 nn.Sequential(stage(64, 64, 2, first_block=True))
 
 # %% [markdown]
-# No: a list is not a module.
+# It refuses: a list is not a module.
 
 # %% [markdown]
 # ## One star, two directions
-# A star in a call **unpacks**: each element of the list becomes an argument of its own. A star in a definition **packs**: all positional arguments become one tuple. `nn.Sequential` is defined with `*args`, so in `nn.Sequential(*blocks)` you unpack and it packs again.
+# A star in a call **unpacks**: each element of the list becomes an argument of its own.
+# A star in a definition **packs**: all positional arguments become one tuple.
+# `nn.Sequential` is defined with `*args`, so in `nn.Sequential(*blocks)` you unpack and it packs again.
 #
 # **Predict** the two numbers that the cell prints.
 
@@ -136,9 +144,11 @@ assert (how_many(blocks), how_many(*blocks)) == (1, 2)
 assert list(nn.Sequential(*blocks)) == blocks
 
 # %% [markdown]
-# Without the star one list arrives; with it, two blocks. `nn.Sequential(*blocks)` holds exactly those two, in order.
+# Without the star one list arrives; with it, two blocks.
+# `nn.Sequential(*blocks)` holds exactly those two, in order.
 #
-# The course's `resnet_block` does what your `stage` does. Do both even draw the same first weights?
+# The course's `resnet_block` does what your `stage` does.
+# The next cell compares even the first weights that the two draw.
 
 # %%
 from d2lres import resnet_block
@@ -151,8 +161,11 @@ print("same names:", list(by_hand) == list(imported))
 print("same numbers:", all(torch.equal(by_hand[name], imported[name]) for name in by_hand))
 
 # %% [markdown]
-# ## The net
-# The **head** averages each of the 512 final maps to one number and maps those 512 numbers to 10 classes with a linear layer. Stem, stages and head are lists, and the star joins them.
+# Same names, same numbers: from here on, `resnet_block` is your `stage`.
+#
+# ## The network
+# The head averages each of the 512 final maps to one number, which is called **global average pooling**, and maps those 512 numbers to 10 classes with a linear layer.
+# Stem, stages and head are lists, and the star joins them.
 
 # %%
 torch.manual_seed(0)
@@ -168,22 +181,12 @@ len(net)
 
 # %% [markdown]
 # ## Follow one image through it
-# **Predict** the shape after each of the eleven layers: channels and side. Write the numbers down first; the cell asserts its own.
+# **Predict** the shape after each of the eleven layers: channels and side.
+# Write the numbers down first; the cell asserts its own.
 
 # %% tags=["claim:N16"]
-names = [
-    "convolution",
-    "BN",
-    "ReLU",
-    "max-pool",
-    "stage 1",
-    "stage 2",
-    "stage 3",
-    "stage 4",
-    "average pool",
-    "flatten",
-    "linear",
-]
+names = ["convolution", "BN", "ReLU", "max-pool"]
+names += [f"stage {i}" for i in range(1, 5)] + ["average pool", "flatten", "linear"]
 x, shapes = torch.rand(1, 1, 224, 224), []
 for name, layer in zip(names, net):
     x = layer(x)
@@ -194,13 +197,17 @@ assert [s[-1] for s in shapes[:9]] == [112, 112, 112, 56, 56, 28, 14, 7, 1]
 assert [s[1] for s in shapes] == [64] * 5 + [128, 256, 512, 512, 512, 10]
 
 # %% [markdown]
-# From stage 1 to stage 4 the channels double each time the side halves. A 3 × 3 convolution then costs the same in every stage: a quarter of the positions, four times the weights at each. (The first of stages 2 to 4 costs only half: it has half the inputs.) The image of 50,176 numbers leaves as 10, one for each class.
+# The stem makes 56×56 maps of 64 channels.
+# Each stage after the first halves the side and doubles the channels, down to 7×7 with 512.
+# The image of 50,176 numbers leaves as 10, one for each class.
 
 # %% [markdown]
-# ## Count to eighteen
-# Walk through all modules and count everything that has a weight matrix: convolutions and linear layers. BN, ReLU and pooling do not count, by convention.
+# ## What the 18 counts
+# Walk through all modules and count everything that has a weight matrix: convolutions and linear layers.
+# BN, ReLU and pooling do not count, by convention.
 #
-# **Predict** the total. It is not 18.
+# **Predict** the total.
+# It is not 18.
 
 # %% tags=["claim:N6"]
 convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
@@ -214,15 +221,29 @@ assert kernels == {"7×7": 1, "3×3": 4 * 4, "1×1": 3} and len(linear) == 1
 assert len(probes.weight_layers(net)) == 18
 
 # %% [markdown]
-# There are 20 convolutions and one linear layer, 21 in all. The name counts the longest path: one 7 × 7, four 3 × 3 in each of four stages, one linear layer. The three 1 × 1 convolutions lie *beside* that path, on shortcuts.
+# There are 20 convolutions and one linear layer, 21 in all.
+# The name counts the longest path: one 7×7, four 3×3 in each of four stages, one linear layer.
+# The picture numbers them.
+
+# %%
+figures.show("resnet18")
+
+# %% [markdown]
+# The three 1×1 convolutions lie *beside* that path, on shortcuts.
 #
-# The rule is therefore 'not on a shortcut', not 'not 1 × 1'. For ResNet-18 that is the same; for the next section it is not.
+# The rule is therefore 'not on a shortcut', not 'not 1×1'.
+# For ResNet-18 that is the same; for the next section it is not.
 
 # %% [markdown]
 # ## From 18 to 152
-# Other ResNets come from other numbers of blocks per stage. From 50 layers on there is also another block, the **bottleneck**: 1 × 1 to narrow, 3 × 3, 1 × 1 to widen four times. Its 1 × 1 convolutions are on the main path, so they count.
+# Other ResNets come from other numbers of blocks per stage.
+# From 50 layers on there is also another block, the **bottleneck**: 1×1 to narrow, 3×3, 1×1 to widen four times.
+# Its 1×1 convolutions are on the main path, so they count.
 #
-# `ResNet(block, counts)` builds any of them as torchvision does, for 3 channels and 1,000 classes. **Predict**: ResNet-34 and ResNet-50 share one list of counts. How many blocks must that list add up to?
+# `ResNet(block, counts)` builds any of them as torchvision does, for 3 channels and 1,000 classes.
+#
+# **Predict**: ResNet-34 and ResNet-50 share one list of counts.
+# How many blocks must that list add up to?
 
 # %% tags=["claim:N15"]
 family = {
@@ -246,9 +267,11 @@ for name, (block, counts, published) in family.items():
     assert (layers, count(model)) == (name, published)
 
 # %% [markdown]
-# Every count of layers is the name, and every count of parameters is the one torchvision publishes, to the last digit. ResNet-34 and ResNet-50 both have [3, 4, 6, 3]: 16 blocks of two layers against 16 blocks of three.
+# Sixteen, [3, 4, 6, 3]: with stem and head, 16 blocks of two layers make 34, and 16 blocks of three make 50.
+# Every count of layers is the name, and every count of parameters is the one torchvision publishes, to the last digit.
 #
-# So is it enough to change the numbers? **Predict** how many layers you get from ResNet-152's counts with the basic block.
+# So is it enough to change the numbers?
+# **Predict** how many layers you get from ResNet-152's counts with the basic block.
 
 # %% tags=["claim:N7"]
 for name in (50, 101, 152):
@@ -259,13 +282,76 @@ for name in (50, 101, 152):
     assert layers == 2 * sum(family[name][1]) + 2 < name
 
 # %% [markdown]
-# No: you get 34, 68 and 102 layers. Block counts alone lead from 18 to 34. The other three need the bottleneck as well. It is also the thrifty choice: for nearly the same number of parameters, 58 million against 60, ResNet-152's counts give 102 layers of basic blocks or 152 of bottlenecks.
+# ResNet-152's counts give 102 layers; those of 50 and 101 give 34 and 68.
+# Block counts alone lead from 18 to 34, and the other three need the bottleneck as well.
+# It is also the thrifty choice: for nearly the same number of parameters, 58 million against 60, ResNet-152's counts give 102 layers of basic blocks or 152 of bottlenecks.
+#
+# One thing differs between libraries: where the first bottleneck of a stage has its stride.
+# The paper puts it into the first 1×1 convolution; torchvision puts it into the 3×3 one, a variant known as 'v1.5'.
+#
+# **Predict**: which place costs fewer FLOPs, and is it by 1 %, 5 % or 20 % of the whole ResNet-50?
+
+# %%
+with torch.device("meta"):
+    resnet50, image = ResNet(Bottleneck, [3, 4, 6, 3]), torch.rand(1, 3, 224, 224)
+    in_3x3 = sum(probes.flops(resnet50, image).values())
+    for m in resnet50.modules():
+        if isinstance(m, Bottleneck):
+            m.conv1.stride, m.conv2.stride = m.conv2.stride, m.conv1.stride
+    in_1x1 = sum(probes.flops(resnet50, image).values())
+print(f"stride in the 3×3 convolution: {in_3x3 / 1e9:.2f} billion FLOPs")
+print(
+    f"stride in the 1×1 convolution: {in_1x1 / 1e9:.2f} billion FLOPs, {in_1x1 / in_3x3 - 1:+.1%}"
+)
 
 # %% [markdown]
-# ## Where the parameters are
-# Back to your net. Beside it stands torchvision's ResNet-18, with the same one input channel and ten classes.
+# The paper's place costs about 6 % less, since the first 1×1 convolution then works on a quarter of the positions.
+# It pays for that with what it sees: a strided 1×1 convolution skips three pixels of four, as chapter 2 showed, and there both the branch and the shortcut skip them.
+# (Halve the numbers to compare them with the paper's table 1, which has 3.8 billion: it counts a multiplication and an addition as one.)
+
+# %% [markdown]
+# ## Where the parameters are, and where the arithmetic is
+# Back to your own network.
 #
-# **Predict**: all stages have the same number of 3 × 3 convolutions. What share of all parameters is in stage 4?
+# **Predict**: stages 2 to 4 have the same number of convolutions, of the same sizes.
+# What share of all parameters is in stage 4, and what share of the FLOPs of one image?
+
+# %%
+parts = {"stem": net[:4], **{f"stage {i + 1}": net[4 + i] for i in range(4)}, "head": net[8:]}
+x, costs = torch.rand(1, 1, 224, 224), []
+for name, part in parts.items():
+    costs.append((count(part), sum(probes.flops(part, x).values())))
+    print(f"{name:8}{costs[-1][0]:12,} parameters{costs[-1][1]:15,} FLOPs")
+    with torch.no_grad():
+        x = part.eval()(x)
+
+# %%
+shares = 100 * torch.tensor(costs, dtype=torch.float64) / torch.tensor(costs).sum(0)
+fig, ax = figures.axes(
+    None, "share of the network, %", "Where ResNet-18 has its weights and its work"
+)
+for side, what, colour, hatch in [
+    (-1, "parameters", figures.ORANGE, ""),
+    (1, "FLOPs", figures.BLUE, "//"),
+]:
+    heights = shares[:, max(side, 0)].tolist()
+    style = dict(color=colour, hatch=hatch, edgecolor="white", label=what, zorder=2)
+    bars = ax.bar([i + 0.2 * side for i in range(6)], heights, 0.38, **style)
+    ax.bar_label(bars, fmt="%.0f", size=11)
+ax.set_xticks(range(6), list(parts))
+ax.legend(frameon=False, fontsize=12)
+fig.alt = (
+    "Bars for stem, stages 1 to 4 and head of ResNet-18. Parameters grow about fourfold from stage "
+    "to stage, to 75 % in stage 4. FLOPs are nearly equal in all four stages, 24 to 27 % each."
+)
+figures.show(fig)
+
+# %% [markdown]
+# Three quarters of the parameters are in stage 4, but only a quarter of the FLOPs.
+# Each doubling of the channels quadruples the weights of a 3×3 convolution, and each halving of the side leaves a quarter of the positions at which they work: the product stays.
+# (The first convolution of stages 2 to 4 costs only half, as it has half the inputs; the 1×1 one makes up for a part of that.)
+#
+# Beside your network, put torchvision's ResNet-18, with the same one input channel and ten classes, and count the parameters of both.
 
 # %%
 import torchvision
@@ -281,14 +367,17 @@ table += [("head", count(*head), count(theirs.fc)), ("all", count(net), count(th
 print(f"{'':10}{'yours':>12}{'torchvision':>14}{'difference':>12}")
 for part, ours, other in table:
     print(f"{part:10}{ours:12,}{other:14,}{ours - other:+12,}")
-print(f"share of stage 4: {count(stages[3]) / count(net):.0%}")
 
 # %% [markdown]
-# Three quarters of the net are in stage 4: each doubling of the channels quadruples the weights of a 3 × 3 convolution. The two nets agree in the head only. Every other part of yours is a little larger, by 3,008 parameters in all. Where do they come from?
+# The two agree in the head only.
+# Every other part of yours is a little larger, by 3,008 parameters in all.
+# Where do they come from?
 
 # %% [markdown]
 # ## The bill
-# Two decisions separate the nets, and both were in chapter 2. Your block's convolutions have biases; torchvision's have none. Torchvision's 1 × 1 shortcut has a BN behind it; yours has not.
+# Two decisions separate the two networks, and both were in chapter 2.
+# Your block's convolutions have biases; torchvision's have none.
+# torchvision's 1×1 shortcut has a BN behind it; yours does not.
 #
 # **Predict**: which of the two decisions costs more parameters?
 
@@ -309,34 +398,45 @@ assert (len(branch), len(shortcut)) == (17, 3)
 assert sum(bill.values()) == count(net) == 11_178_378
 
 # %% [markdown]
-# The bill closes: 4,800 biases more, 1,792 BN parameters fewer. Nothing is left over.
+# The biases cost more, 4,800 parameters against 1,792 of the BN.
+# The bill closes: nothing is left over.
 
 # %% [markdown]
-# ## What the 4,800 biases do
-# In train mode a BN subtracts the mean of its batch, and with it any constant that was added before. So 3,904 biases cannot matter there. The 896 on the shortcuts have no BN behind them, but they are added to the output of `bn2`, which has a shift of its own: only the sum of the two matters.
+# ## What these biases do
+# Chapter 2 moved the biases of one block.
+# Now add 1 to every one of the 4,800, and take 1 from the `bn2` shift beside each 1×1 shortcut.
 #
-# **Predict**: add 1 to every one of the 4,800 biases, and take 1 from the `bn2` shift beside each shortcut. By how much do the outputs change in train mode?
+# **Predict**: by how much do the outputs of the whole network change in train mode, and in eval mode?
 
 # %%
 x = torch.rand(8, 1, 64, 64)
 with torch.no_grad():
-    before = net.train()(x)
+    before = {mode: net.train(mode == "train")(x) for mode in ("train", "eval")}
     for conv in branch + shortcut:
         conv.bias += 1
     for block in net.modules():
         if isinstance(block, Residual) and block.conv3 is not None:
             block.bn2.bias -= 1
-    after = net(x)
+    after = {mode: net.train(mode == "train")(x) for mode in ("eval", "train")}
+same = {mode: torch.allclose(before[mode], after[mode], atol=1e-3) for mode in before}
 print("biases moved:", sum(conv.bias.numel() for conv in branch + shortcut))
-print("same outputs, to 0.001:", torch.allclose(before, after, atol=1e-3))
-assert torch.allclose(before, after, atol=1e-3)
+print("same outputs, to 0.001:", same)
+assert same == {"train": True, "eval": False}
 
 # %% [markdown]
-# Not at all, up to rounding. In eval mode the outputs do move: the running means still hold the old biases. A BN makes a bias before it redundant, and that is why torchvision writes `bias=False`. The biases are 0.04 % of your net: untidy, not wrong.
+# In train mode not at all, up to rounding.
+# A BN subtracts the mean of its batch, and with it any constant that was added before, so 3,904 biases cannot matter there.
+# The 896 on the shortcuts have no BN behind them, but they are added to the output of `bn2`, which has a shift of its own: only the sum of the two matters.
+#
+# In eval mode the outputs do move: the running means still hold the old biases.
+# A BN makes a bias before it redundant, and torchvision's convolutions have none.
+# The 4,800 biases are 0.04 % of your network: untidy, not wrong.
 
 # %% [markdown]
-# ## Your own copy of torchvision's net
-# To take over another net's weights, yours needs the same tensors under the same names. `nn.Sequential` takes names when you hand it an ordered dictionary. With `BasicBlock`, which has torchvision's names inside, your net is sixteen lines.
+# ## Your own copy of torchvision's network
+# To take over another network's weights, yours needs the same tensors under the same names.
+# `nn.Sequential` takes names when you hand it an ordered dictionary.
+# With `BasicBlock`, which has torchvision's names inside, your network is a short cell.
 
 
 # %%
@@ -366,9 +466,11 @@ mine = nn.Sequential(
 )
 
 # %% [markdown]
-# All fresh BN are alike: swap two layers and nobody notices. So the test first gives every BN of torchvision's net values that training could have left there.
+# All fresh BN are alike: swap two layers and nobody notices.
+# So the test first gives every BN of torchvision's network values such as training could have left there.
 #
-# Then `load_state_dict`, which is strict by default: one missing, extra or misshapen tensor and it raises. **Predict**: do the outputs agree in eval mode only, or in train mode as well?
+# Then `load_state_dict`, which is strict by default: one missing, extra or misshapen tensor and it raises.
+# **Predict**: do the outputs agree in eval mode only, or in train mode as well?
 
 # %%
 torch.manual_seed(0)
@@ -394,11 +496,14 @@ for name, model in {"your own": mine, "d2lres.resnet18": packaged}.items():
         assert difference <= 1e-5
 
 # %% [markdown]
-# Both nets agree in both modes, and weights travel in both directions: before each comparison the cell loads them back into torchvision's net. Build yours for 3 channels and 1,000 classes, and torchvision's trained weights fit as well.
+# In both modes, and with both networks.
+# The weights travel in both directions: before each comparison the cell loads them back into torchvision's network.
+# Built for 3 channels and 1,000 classes, yours has the names and shapes of torchvision's trained weights.
 
 # %% [markdown]
-# ## The same weights in your first net
-# Now try the net you built first, with biases and without BN on the shortcuts. A common way to silence complaints is `strict=False`.
+# ## The same weights in your first network
+# Now try the network you built first, with biases and without BN on the shortcuts.
+# A common way to silence complaints is `strict=False`.
 #
 # **Predict**: how many of torchvision's 122 tensors arrive?
 
@@ -409,9 +514,16 @@ print("tensors offered:", len(state), "loaded:", len(state) - len(report.unexpec
 assert len(report.unexpected_keys) == len(state)
 
 # %% [markdown]
-# None, and no error. Your layers are called `0.weight` and `4.0.conv1.weight`; not one name matches. After `strict=False`, always read the report it returns.
+# None, and no error.
+# Your layers are called `0.weight` and `4.0.conv1.weight`; not one name matches.
+# After `strict=False`, always read the report it returns.
 #
-# With the names sorted out, two differences remain. The biases are easy: zeros. But what takes the place of the BN on the shortcut? In eval mode a BN multiplies by a fixed number and adds a fixed number, per channel. A convolution with a bias can do both by itself. This is called **folding**.
+# With the names sorted out, two differences remain.
+# The biases are easy: zeros.
+# But what takes the place of the BN on the shortcut?
+# In eval mode a BN multiplies by a fixed number and adds a fixed number, per channel.
+# A convolution with a bias can do both by itself.
+# This is called **folding**.
 
 
 # %%
@@ -452,13 +564,18 @@ print(same)
 assert same == {"eval": True, "train": False}
 
 # %% [markdown]
-# In eval mode the first net computes torchvision's function. In train mode it cannot: there a BN uses the mean and variance of the current batch, and no fixed weight replaces that. The two designs can say the same things; they learn differently.
+# In eval mode only: there the first network computes torchvision's function, up to rounding.
+# In train mode it cannot: there a BN uses the mean and variance of the current batch, and no fixed weight replaces that.
+# So the two designs are one function when they are used, and two while they are trained.
 
 # %% [markdown]
 # ## Train it
-# Real images at last: 6,000 from Fashion-MNIST to train on, 2,000 to test with, at their native 28 × 28. You train `d2lres.resnet18`, which computed the same as your copy above. The run is small, two passes over the data, to suit two CPU cores.
+# Real images at last: 6,000 from Fashion-MNIST to train on, 2,000 to test with, at their native 28×28.
+# You train `d2lres.resnet18`, which computed the same as your copy above.
+# The run is small, two passes over the data, to suit two CPU cores.
 #
-# **Predict** the accuracy on the test images after 94 steps from random weights. Guessing gives 10 %.
+# **Predict** the accuracy on the test images after 94 steps from random weights.
+# Guessing gives 10 %.
 
 # %% tags=["nbval-ignore-output", "reason: accuracy and time differ between machines"]
 from d2lres.data import fashion_mnist
@@ -478,22 +595,25 @@ assert history.test_accuracy[-1] > 0.7  # holds for seeds 0-4
 
 # %% [markdown]
 # About four in five, after two passes over a tenth of the data set.
+# Seeds 0 to 4 gave 80.2 to 81.2 %.
 #
 # | run | images | side | epochs | test accuracy |
 # |---|---|---|---|---|
 # | yours | 6,000 | 28 | 2 | printed above |
-# | *Dive into Deep Learning*, English | 60,000 | 96 | 10 | 86.5 % |
-# | the same, Chinese edition, slides | 60,000 | 96 | 10 | 89.3 % |
+# | *Dive into Deep Learning*, English edition | 60,000 | 96 | 10 | 86.5 % |
+# | the slides of its Chinese edition | 60,000 | 96 | 10 | 89.3 % |
 #
-# This is not a race: those runs saw 50 times as many images, each about 12 times as large. Nor does yours say much about the paper, whose task had 1,000 classes and 1.28 million photographs. It says that this architecture learns.
+# The last two are outputs stored in the published notebooks.
+# This is not a race: those runs saw 50 times as many images, each about 12 times as large.
+# Nor does yours say much about the paper, whose task had 1,000 classes and 1.28 million photographs.
+# It says that this architecture learns.
 
 # %% [markdown]
 # ## Look at the answers
-# A percentage hides what a network does. Here are the first 18 test images; where the net is wrong, the truth stands in brackets.
-#
-# **Predict**: how many of the 18 do you expect to be wrong, going by the accuracy above?
+# A percentage hides what a network does.
+# Here are the first 18 test images; where the network is wrong, the truth stands in brackets.
 
-# %% tags=["nbval-ignore-output", "reason: predictions differ between machines"]
+# %%
 device = next(model.parameters()).device
 model.eval()
 with torch.no_grad():
@@ -507,20 +627,18 @@ def titles(chosen):
     return [said if said == true else f"{said}\n({true})" for said, true in names]
 
 
-show(
-    figures.images(
-        test[:18],
-        titles(range(18)),
-        columns=6,
-        correct=right[:18].tolist(),
-        alt="Eighteen test images, each titled with the net's prediction. Wrong ones "
-        "are crossed and vermillion and carry the true class in brackets.",
-    )
+# %% tags=["nbval-ignore-output", "reason: predictions differ between machines"]
+alt = (
+    "Eighteen test images, each titled with the network's prediction. Wrong ones are crossed and "
+    "vermillion and carry the true class in brackets."
 )
+correct = right[:18].tolist()
+figures.show(figures.images(test[:18], titles(range(18)), columns=6, correct=correct, alt=alt))
 assert right.float().mean() > 0.7  # holds for seeds 0-4
 
 # %% [markdown]
-# **Predict**: which of the ten classes is the hardest, and what is it taken for? They are T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag and ankle boot.
+# **Predict**: which of the ten classes is the hardest, and what is it taken for?
+# They are T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag and ankle boot.
 
 # %% tags=["nbval-ignore-output", "reason: predictions differ between machines"]
 by_class = {name: right[test.labels == i].float().mean() for i, name in enumerate(test.classes)}
@@ -532,14 +650,16 @@ print(f"answers for a {hardest.lower()}:", dict(taken_for.most_common(5)))
 assert "Shirt" in sorted(by_class, key=by_class.get)[:2]  # holds for seeds 0-4
 
 # %% [markdown]
-# Shirts are among the two hardest classes with each of five seeds. They are taken for everything else that has two sleeves. Trousers and bags are nearly solved: nothing else has their outline.
+# Shirts are the hardest class, and they are taken for pullovers, coats and T-shirts.
+# With each of seeds 0 to 4 these four, all for the upper body, were the four hardest, shirts first, and of each of the other six at least 86 % were right.
 #
-# Now the mistakes that the net is surest of. **Predict**: are they careless, or would you have made them too?
+# Now the mistakes that the network is surest of.
+# Are they careless, or would you have made them too?
 
 # %% tags=["nbval-ignore-output", "reason: predictions differ between machines"]
 wrong = (~right).nonzero().flatten()
 surest = wrong[confidence[wrong].argsort(descending=True)[:12]]
-show(
+figures.show(
     figures.images(
         test[surest],
         titles(surest),
@@ -556,14 +676,18 @@ print(
 assert confidence[right].mean() > confidence[wrong].mean() + 0.1  # holds for seeds 0-4
 
 # %% [markdown]
-# At 28 × 28 many of these are a matter of opinion: one kind of shoe taken for another, a long coat for a dress. The confidence is worth something, as it is lower where the net is wrong, but a sure answer is no guarantee.
+# In this run some are a matter of opinion, such as two shirts taken for T-shirts; others are careless, such as a bag taken for a sandal.
+# The confidence is worth something, as its mean is lower where the network is wrong, but a sure answer is no guarantee.
 
 # %% [markdown]
 # ## Pitfalls
-# Four pitfalls. None of them raises an error where it is made.
+# Three pitfalls.
+# None of them raises an error where it is made.
 #
 # ### A stem without padding
-# One of the notes behind this course leaves `padding=3` out of the 7 × 7 convolution. 224 becomes 109. **Predict**: how far down the net do the sizes stay wrong?
+# One of the study notes that this course grew out of leaves `padding=3` out of the 7×7 convolution.
+# 224 becomes 109.
+# **Predict**: how far down the network do the sizes stay wrong?
 
 # %%
 bare = nn.Conv2d(1, 64, kernel_size=7, stride=2)
@@ -583,13 +707,18 @@ print("rows never looked at:", (~seen.any(1)).nonzero().flatten().tolist())
 print("columns never looked at:", (~seen.any(0)).nonzero().flatten().tolist())
 
 # %% [markdown]
-# At 224 only 109 and 55 are off. From stage 2 on the sizes agree again, by rounding. So the output has the right shape, nothing raises, and the last row and column of the image are never seen. At 28 the difference reaches stage 2. Check the first shape, not the last.
+# At 224 as far as stage 1: only 109 and 55 are off, and from stage 2 on the sizes agree again, by rounding.
+# So the output has the right shape, nothing raises, and the last row and column of the image are never seen.
+# At 28 the difference reaches stage 2.
+# Check the first shape, not the last.
 
 # %% [markdown]
 # ### A pool that pools nothing
-# Another note ends with `nn.AvgPool2d((1, 1))`. The argument is the size of the *window*: the mean of one number is that number. In `nn.AdaptiveAvgPool2d((1, 1))` it is the size of the *result*.
+# Another of these notes ends with `nn.AvgPool2d((1, 1))`.
+# The argument is the size of the *window*: the mean of one number is that number.
+# In `nn.AdaptiveAvgPool2d((1, 1))` it is the size of the *result*.
 #
-# **Predict**: at which of these sides does the net fail: 28, 32, 64, 224?
+# **Predict**: at which of these sides does the network fail: 28, 32, 64, 224?
 
 # %%
 unpooled = nn.Sequential(*net[:8], nn.AvgPool2d((1, 1)), nn.Flatten(), net[-1]).eval()
@@ -602,11 +731,15 @@ for side in (28, 32, 64, 224):
     print(f"{side:4} px: {outcome}")
 
 # %% [markdown]
-# Small images hide the mistake: their last map is 1 × 1 already, so there is nothing left to pool. A test on one size proves one size.
+# It fails at 64 and 224.
+# Small images hide the mistake: their last map is 1×1 already, so there is nothing left to pool.
+# A test on one size proves one size.
 
 # %% [markdown]
 # ### A stage builder with three mistakes
-# This function builds a stage for either block, and three things are wrong with it. `inplanes`, `planes` and `expansion` are torchvision's names: channels in, channels inside the block, and the factor at its end. Read it before you run it.
+# This function builds a stage for either block, and three things are wrong with it.
+# `inplanes`, `planes` and `expansion` are torchvision's names: channels in, channels inside the block, and the factor at its end.
+# Read it before you run it.
 #
 # **Predict**: how many blocks come out when you ask for 2, 3 and 6?
 
@@ -628,49 +761,35 @@ def broken_layer(block, inplanes, planes, blocks, stride=1):
 print({asked: len(broken_layer(BasicBlock, 64, 64, asked)) for asked in (2, 3, 6)})
 
 # %% [markdown]
-# Always three. `(1, blocks)` is a tuple with two elements, whatever they are; `range(1, blocks)` was meant. For a stage of three the result is right by accident.
+# Always three.
+# `(1, blocks)` is a tuple with two elements, whatever they are; `range(1, blocks)` was meant.
+# For a stage of three the result is right by accident.
 #
-# The second mistake shows with the bottleneck only, whose `expansion` is 4. For the basic block it is 1, and multiplying by it twice changes nothing.
+# The second mistake shows with the bottleneck only, whose `expansion` is 4.
+# For the basic block it is 1, and multiplying by it twice changes nothing.
 
 # %% tags=["raises-exception"]
 stage2 = broken_layer(Bottleneck, 256, 128, 4, stride=2)
 stage2(torch.rand(1, 256, 56, 56))
 
 # %% [markdown]
-# The block multiplies by `expansion` itself, so `outplanes` multiplies twice: 2,048 channels meet 512. You find the third mistake in Exercise 4.
-
-# %% [markdown]
-# ### A net larger than its maps
-# At 28 × 28 the maps of stage 4 are 1 × 1. A 3 × 3 kernel on a 1 × 1 map sees one number and eight zeros of padding.
-#
-# **Predict**: what share of the net's weights can never learn anything there?
-
-# %%
-# Which places of a kernel are used does not depend on the channels: few will do.
-few = d2lres.ResNet(BasicBlock, [2, 2, 2, 2], width=4).layer4.double()
-few(torch.rand(32, 16, 2, 2).double()).square().sum().backward()  # 2 × 2: stage 3's maps
-idle = 0
-for name, conv in model.layer4.named_modules():
-    if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
-        weight = few.get_submodule(name).weight
-        used = weight.grad.abs().sum((0, 1)) > 0  # 3 × 3: where any gradient arrives
-        idle += conv.in_channels * conv.out_channels * int((~used).sum())
-        print(name, "uses", int(used.sum()), "of 9 places")
-print(f"{idle:,} of {count(model):,} weights are idle: {idle / count(model):.0%}")
-assert idle == 512 * 256 * 5 + 3 * 512 * 512 * 8
-
-# %% [markdown]
-# Sixty-two per cent of the net you have just trained multiplied zeros all the time. It worked, but it was a net of 4.2 million parameters in the coat of 11.2 million. ResNet-18 is made for 224 × 224. For small images there is `cifar_resnet`, with a 3 × 3 stem that keeps the size.
+# The block multiplies by `expansion` itself, so `outplanes` multiplies twice: 2,048 channels meet 512.
+# You find the third mistake in Exercise 4.
 
 # %% [markdown]
 # ## Exercises
-#
 # ### Exercise 1 (easy, 5 minutes): how large is the map
-# Write down the rule that you have used all along: the side of a convolution's output, for any side, kernel, stride and padding. The same rule holds for pooling, unless `ceil_mode=True` asks to round up.
-# <details><summary>Hint</summary>With padding the side is size + 2 · padding. The kernel's first position uses up kernel pixels; each further step needs stride more. Round down.</details>
+# Write down the rule that you have used all along: the side of a convolution's output, for any side, kernel, stride and padding.
+# The same rule holds for pooling, unless `ceil_mode=True` asks to round up.
+# <details><summary>Hint</summary>With padding the side is size + 2 · padding.
+# The kernel's first position uses up kernel pixels; each further step needs stride more.
+# Round down.</details>
 
 
 # %%
+from d2lres.checks import resnet18 as check
+
+
 def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
     """Side of the output map of a convolution, in pixels, for a square input of side `size`."""
     ### BEGIN SOLUTION
@@ -682,8 +801,10 @@ check.output_size(output_size)
 
 # %% [markdown]
 # ### Exercise 2 (medium, 10 minutes): the size of a stage by formula
-# How many parameters has `resnet_block(input_channels, num_channels, num_residuals)`, without building it? Its convolutions have biases, and its first block a 1 × 1 shortcut.
-# <details><summary>Hint</summary>A k × k convolution from a to b channels has a · b · k² weights and b biases; a BN of b channels has 2b parameters. Only the first block reads input_channels.</details>
+# How many parameters does `resnet_block(input_channels, num_channels, num_residuals)` have?
+# Answer without building it: its convolutions have biases, and its first block has a 1×1 convolution on the shortcut.
+# <details><summary>Hint</summary>A *k*×*k* convolution from *a* to *b* channels has a · b · k² weights and *b* biases; a BN of *b* channels has 2b parameters.
+# Only the first block reads input_channels.</details>
 
 
 # %%
@@ -705,8 +826,10 @@ check.stage_parameters(stage_parameters)
 
 # %% [markdown]
 # ### Exercise 3 (medium, 10 minutes): ResNet-34 from the same parts
-# Build ResNet-34 as you built `net`: stem, four calls of `resnet_block`, head, all in one `nn.Sequential`. Make every layer anew: two calls give two networks that share nothing, with each other or with `net`.
-# <details><summary>Hint</summary>The counts are in the table of the family above. Only stage 1 has first_block=True, and each list needs its star.</details>
+# Build ResNet-34 as you built `net`: stem, four calls of `resnet_block`, head, all in one `nn.Sequential`.
+# Make every layer anew: two calls give two networks that share nothing, with each other or with `net`.
+# <details><summary>Hint</summary>The counts are in the table of the family above.
+# Only stage 1 has first_block=True, and each list needs its star.</details>
 
 
 # %%
@@ -737,7 +860,9 @@ check.resnet34_from_blocks(resnet34_from_blocks)
 # %% [markdown]
 # ### Exercise 4 (hard, 15 minutes): repair the stage builder
 # Copy `broken_layer` from above and repair its three mistakes, so that it builds every stage of ResNet-18 to ResNet-152.
-# <details><summary>Hint</summary>You know two of them. For the third, think of stage 1 of ResNet-50: stride 1, 64 channels in, 256 out. Can x be added there as it is?</details>
+# <details><summary>Hint</summary>You know two of them.
+# For the third, think of stage 1 of ResNet-50: stride 1, 64 channels in, 256 out.
+# Can *x* be added there as it is?</details>
 
 
 # %%
@@ -765,14 +890,46 @@ check.make_layer(make_layer)
 
 # %% [markdown]
 # ## Summary
-# - **Five map sizes.** VGG-16, GoogLeNet and ResNet-18 each have five, each half the one before, counted at their convolutions.
+# - **Five map sizes.** The convolutions of VGG-16, GoogLeNet and ResNet-18 each produce maps of five sizes, each half the one before.
 # - **Shapes.** 224 → 112 → 56 → 56, 28, 14, 7 → 1 → 10 numbers, asserted layer by layer.
-# - **Eighteen** is the number of convolutions and linear layers on the main path. With the three on shortcuts it is 21.
-# - **Block counts** alone lead from 18 to 34. For 50, 101 and 152 you need the bottleneck, too; all five sizes match to the last parameter.
+# - **Eighteen** is the number of convolutions and linear layers on the main path.
+#   With the three on shortcuts it is 21.
+# - **Block counts** alone lead from 18 to 34.
+#   For 50, 101 and 152 you need the bottleneck, too; all five sizes match to the last parameter.
+# - **Parameters and FLOPs.** Stage 4 has 75 % of the parameters and 24 % of the FLOPs of a grey 224×224 image.
 # - **A star** packs in a definition and unpacks in a call.
-# - **The bill.** 11,178,378 = 11,175,370 + 4,800 biases − 1,792 shortcut BN parameters. In train mode 3,904 biases change no output, and 896 only repeat the `bn2` shift.
-# - **Weights travel.** Your own net loads torchvision's strictly and agrees to 1e-5 in both modes; the net without shortcut BN agrees in eval mode only, after folding.
+# - **The bill.** 11,178,378 = 11,175,370 + 4,800 biases − 1,792 shortcut BN parameters.
+#   In train mode 3,904 biases change no output, and 896 only repeat the `bn2` shift.
+# - **Weights travel.** Your own network loads torchvision's strictly and agrees to 1e-5 in both modes; the network without shortcut BN agrees in eval mode only, after folding.
 # - **It learns**, in a small run: about four in five right after two epochs.
+
+# %% [markdown]
+# ## Appendix: a network larger than its maps
+# At 28×28 the maps of stage 3 are 2×2 and those of stage 4 are 1×1.
+# The place of a kernel that only ever meets padding multiplies zeros, and its weight gets no gradient.
+# The first convolution of stage 4 goes from 2×2 to 1×1 with stride 2, the other three stay at 1×1.
+#
+# **Predict**: how many of its 9 places does a 3×3 kernel use in either case, and what share of ResNet-18's weights is idle?
+
+
+# %%
+def places_used(side, stride):
+    kernel = nn.Conv2d(1, 1, 3, stride=stride, padding=1)
+    kernel(torch.rand(1, 1, side, side)).sum().backward()
+    return int(kernel.weight.grad.ne(0).sum())
+
+
+first, others = places_used(2, stride=2), places_used(1, stride=1)
+idle = 256 * 512 * (9 - first) + 3 * 512 * 512 * (9 - others)
+print("places used:", first, "and", others)
+print(f"{idle:,} of {count(model):,} weights are idle: {idle / count(model):.0%}")
+assert (first, others) == (4, 1)
+
+# %% [markdown]
+# Four places, and one: 62 % of the network that you have trained multiplied zeros all the time.
+# What learned was a network of 4.2 million parameters.
+# ResNet-18 is made for 224×224.
+# For small images there is `cifar_resnet`, with a 3×3 stem that keeps the size.
 
 # %% [markdown]
 # ## Further reading

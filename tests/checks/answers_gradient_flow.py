@@ -11,14 +11,6 @@ RIGHT = {
         return stack_gradient(slopes[:-1], residual) * (slopes[-1] + bool(residual))
         """,
     ],
-    "effective_depth": [
-        "return n * c / (1 + c)",
-        "import numpy as np\n\np = np.poly1d([c, 1.0]) ** n\nreturn p.deriv()(1.0) / p(1.0)",
-        """
-        t = torch.zeros((), dtype=torch.float64, requires_grad=True)
-        return torch.autograd.grad(n * torch.log(1 + c * t.exp()), t)[0]
-        """,
-    ],
     "first_to_last": [
         ("(first.norm() / last.norm()).item()", "first.norm() / last.norm()"),
         """
@@ -63,16 +55,6 @@ WRONG = {
         ("1 + j if residual else j", "abs(j + residual)", "should give -0.0625"),
         ("", "x = 1.0\nwhile slopes:\n    x *= slopes.pop() + residual\nreturn x", "changes"),
         ("return float(", "return str(", "number"),
-    ],
-    "effective_depth": [
-        ("", "return n / 2", "all paths weigh the same: a path of length k"),
-        ("comb(n, k) * c**k", "c**k", "paths of length"),
-        ("c**k for", "c * k for", "c**k"),
-        ("range(n + 1)", "range(n)", "the path of length n is missing in both sums."),
-        ("c**k for", "c ** (n - k) for", "c**k"),
-        ("/ sum(weights)", "/ 2**n", "divide by the weights, not by the number of"),
-        ("", "return max(range(n + 1), key=lambda k: comb(n, k) * c**k)", "should give 0.4118"),
-        ("", "return round(n * c / (1 + c), 2)", "should give 0.4118"),
     ],
     "first_to_last": [
         ("copy.deepcopy(model).train()", "model.train()", "changes the mode of model, train or"),

@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapter 08. RIGHT: other bodies. WRONG: (search, replace, words)."""
+"""Answers to the exercises of chapter 09. RIGHT: other bodies. WRONG: (search, replace, words)."""
 
 RIGHT = {
     "whole_gradient": [

@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapter 05. RIGHT: other bodies. WRONG: (search, replace, words)."""
+"""Answers to the exercises of chapter 06. RIGHT: other bodies. WRONG: (search, replace, words)."""
 
 RIGHT = {
     "recall_precision": [

@@ -35,6 +35,7 @@ EQUIVALENT = {
         "1 -> 2": "there are comb(n, n + 1) = 0 paths more",
         "(k, weight) -> (weight, k)": ORDER,
     },
+    "best_segment": {"1 -> 2 #2": "a segment longer than n keeps more"},
     "first_to_last": {"(first.norm() / last.norm()).i… -> first.norm() / last.norm()": TENSOR},
     "one_cycle": {"min(step / (0.3 * steps), (ste… -> min((steps - step) / (0.7 * st…": ORDER},
     "calibration_error": {
