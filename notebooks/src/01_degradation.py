@@ -448,7 +448,7 @@ assert all(b > a + 0.02 for a, b in zip(error("plain", 20), error("plain", 56)))
 # The second half of the claim holds as well.
 #
 # So at the start the values on their way forward are in order.
-# The gradients on their way back are another matter, and chapter 4 measures them.
+# The gradients on their way back are another matter, and chapter 4 measures them and tests what is to blame.
 
 # %% [markdown]
 # ## The paper's numbers and ours

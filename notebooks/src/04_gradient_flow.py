@@ -12,7 +12,7 @@
 # - how large the branches of a residual network are, and what happens when they start at 0
 # - how to test an explanation instead of believing it
 #
-# **What you need**: chapters 1 and 2, and derivatives. **Minutes**: 95, 40 of them for the exercises.
+# **What you need**: chapters 1 to 3, and derivatives. **Minutes**: 100, 30 of them for the exercises.
 
 # %% tags=["setup"]
 
@@ -209,9 +209,10 @@ assert 1.1 < growth(profiles["plain", 110]) < 1.25  # for seeds 0-4
 #
 # > **Per layer, in a wide plain network with BN and a large batch** (Yang et al. 2019)
 # >
+# > - **He initialisation** draws weights so that ReLU's halving of the mean square is made good: a layer with these weights doubles it.
 # > - BN gives ReLU an input z with mean 0 and variance 1. Take it as normally distributed.
-# > - *Forward.* ReLU's output a = max(z, 0) has E[a²] = 1/2 and mean 1/√(2π), so its variance is 1/2 - 1/(2π) = (1 - 1/π)/2. He initialisation doubles a variance, so the next layer's outputs have variance 1 - 1/π over the batch. BN divides them by the root of this, to get 1 again.
-# > - *Backward.* BN divides the gradient by the same root: its square grows by 1/(1 - 1/π). The weights of He initialisation double the square, and ReLU passes half of it. These two cancel.
+# > - *Forward.* ReLU's output a = max(z, 0) has E[a²] = 1/2 and mean 1/√(2π), so its variance is 1/2 - 1/(2π) = (1 - 1/π)/2. The weights double a variance, so the next layer's outputs have variance 1 - 1/π over the batch. BN divides them by the root of this, to get 1 again.
+# > - *Backward.* BN divides the gradient by the same root: its square grows by 1/(1 - 1/π). The weights double the square, too, and ReLU passes half of it. These two cancel.
 # >
 # > So the gradient's square grows by π/(π - 1) ≈ 1.47 per layer, and its norm by the root of that, **1.21**.
 # > The scale of the weights drops out, since BN divides by it.
@@ -239,7 +240,8 @@ assert abs(growth(norms) - expected) < 0.02  # for seeds 0-4: 1.203 to 1.207
 
 # %% [markdown]
 # It agrees within one per cent for seeds 0 to 4 (1.203 to 1.207).
-# Our convolutional networks are narrow, see 64 images, and grow a little more slowly.
+# Our convolutional networks are narrow and see 64 images; their gradients grow a little more slowly.
+# Which of the differences matters is not tested here.
 #
 # That was one draw of the weights.
 # The recorded experiment has five for each network (`python -m d2lres experiment gradients`).
@@ -273,7 +275,6 @@ assert factor < 10 and min(growths["plain", 110]) > 1e6 and max(growths["residua
 # Take BN away, and scale all initial weights by a factor.
 #
 # **Predict** for plain-56 with weights halved: by what factor does the first layer's gradient change?
-# Each path from it to the loss passes 54 other convolutions.
 
 
 # %% tags=["claim:N10", "nbval-ignore-output", "reason: gradient norms differ in their digits between machines"]
@@ -296,11 +297,11 @@ assert bare[2.0, False] > 1e6  # or explodes
 assert bare[0.5, True] > 1e-3 and bare[1.0, True] > 10  # the shortcut keeps it, and more than that
 
 # %% [markdown]
-# Halved weights change it by about 0.5⁵⁴ ≈ 6·10⁻¹⁷.
+# Halved weights change it by about 0.5⁵⁴ ≈ 6·10⁻¹⁷, since each path from the first layer to the loss passes 54 other convolutions.
 # Here the textbook is right: the gradient vanishes, and with the shortcut it does not.
 #
 # Doubled weights make it explode.
-# **He initialisation** picks the scale in between, but with padded borders on small maps it comes out a little low, and 56 layers make much of a little.
+# He initialisation picks the scale in between, here a little low, and 56 layers make much of a little.
 #
 # Look at the residual column, too.
 # With He initialisation and without BN it explodes.
@@ -310,7 +311,7 @@ assert bare[0.5, True] > 1e-3 and bare[1.0, True] > 10  # the shortcut keeps it,
 # ## What the paper says
 # He et al. 2015 do not claim to cure vanishing gradients.
 # They argue that the trouble with plain networks is "unlikely to be caused by vanishing gradients", and report "healthy norms with BN" (section 4.1).
-# That section is about ImageNet, with at most 34 layers.
+# That is about ImageNet, where their plain networks have at most 34 layers.
 #
 # Healthy at which time?
 # Watch the first ten steps of training.
@@ -364,17 +365,18 @@ assert 0.1 < product["plain-56"][10] / product["residual-56"][10] < 10
 # But the first step has not nudged the first layer, it has replaced it: the weights are many times longer, and their direction has little to do with the old one.
 # Later gradients are divided by that length.
 #
-# Free of scale, the explosion is over within ten steps, and nothing has vanished: gradient times length is then 0.5 to 3 in plain-56 and 0.9 to 1.7 in residual-56 (seeds 0 to 4).
+# Free of scale, the gradient of the first layer has neither exploded nor vanished after ten steps: gradient times length is then 0.5 to 3 in plain-56 and 0.9 to 1.7 in residual-56 (seeds 0 to 4).
+# But beside such long weights a step is tiny: the layer hardly turns any more.
 #
-# So the verdict on 'residuals solve vanishing gradients': with BN there is no vanishing to solve, neither at the start nor after ten steps.
-# The paper's doubt is confirmed.
+# So the verdict on 'residuals solve vanishing gradients': with BN, the first layer of plain-56 has no vanishing gradient at the start, and none after ten steps once scale is taken out.
+# This supports the paper's doubt.
 # 'Healthy', however, ends before 56 layers.
 
 # %% [markdown]
 # ## Shattered gradients
 # A norm is one number.
 # Does the gradient also point somewhere useful?
-# A gradient by the weights is a product of the same Jacobians as the gradient by the input.
+# A gradient by the weights contains the Jacobians of all later layers, as the gradient by the input does.
 # If that one turns with every tiny move of the input, then each image asks for another step, however healthy the length.
 # Such a gradient is **shattered**.
 #
@@ -408,7 +410,7 @@ line = torch.linspace(-2, 2, 256)[:, None].requires_grad_()
 print("gradients:", tuple(gradient_along(line, 2, "plain").shape))
 
 # %% [markdown]
-# The deep networks have 50 layers, each behind a BN with fixed statistics, and differ in the shortcuts only.
+# The deep networks have 50 layers, with a BN of fixed statistics after each but the first and the last, and differ in the shortcuts only.
 # You see 100 neighbouring points of each.
 #
 # **Predict**: which of the two deep networks has gradients that you could mistake for noise?
@@ -483,10 +485,10 @@ assert mean["plain-50"][1] < 0.1 < mean["residual-50"][3]
 
 # %% [markdown]
 # With BN, the gradient of plain-50 cannot be told from white noise by its autocorrelation.
-# With BN and shortcuts it lies between white and brown: it forgets, too, but over several points and not at once.
-# Without BN, plain-50 does not shatter, for any of the five seeds.
+# The 2-layer network stays highest, as brown noise does; residual-50 and plain-50 without BN lie in between, in an order that depends on the seed.
+# So with shortcuts the correlation fades over several points and not at once, and without BN plain-50 does not shatter, for any of the five seeds.
 #
-# So here it is depth *and* BN that take the direction from the gradient, and shortcuts that keep some of it.
+# In this deep plain network it is BN that takes the direction from the gradient, and shortcuts keep some of it.
 # Why do shortcuts help?
 # *I* + *J* turns a gradient less than *J* does when *J* is small beside *I*.
 # How small it is, you measure next.
@@ -542,12 +544,13 @@ assert 0.02 < ratio[24] < 0.2
 # %% [markdown]
 # About a tenth.
 # The ratio falls like one over the block's number, up to a factor of two or three: the ReLU after each sum cuts off some of what has piled up.
-# In standard deviations, BN scales block *k* down by about √*k* without a word (De & Smith 2020).
+# In standard deviations, BN silently scales block *k* down by about √*k* (De & Smith 2020).
 # At initialisation deep blocks are almost identities.
 #
-# This explains the residual curve above.
+# This fits the kind of the residual curve above.
 # If the branch of block *k* has *c*/*k* of the shortcut's variance, the block multiplies the gradient's square by about 1 + *c*/*k*.
-# The product of these factors over *n* blocks grows like *n*ᶜ: a *power* of the depth, where the plain network multiplies by a fixed factor per layer.
+# The product of these factors over *n* blocks grows like *n*ᶜ, and the norm like its root: a *power* of the depth, where the plain network multiplies by a fixed factor per layer.
+# The networks of the record have three stages, so do not expect the same exponent.
 
 # %%
 depths, medians = (20, 56, 110), [np.median(growths["residual", d]) for d in (20, 56, 110)]
@@ -556,12 +559,11 @@ print(f"recorded residual networks: first / last gradient grows like depth^{powe
 assert 0.8 < power < 1.6
 
 # %% [markdown]
-# Without BN, branch and shortcut are about equally strong.
-# If each of 27 blocks doubles the gradient's square, its norm grows by the root of 2²⁷, about 12,000.
+# If, without BN, branch and shortcut are equally strong, each of 27 blocks doubles the gradient's square, and its norm grows by the root of 2²⁷, about 12,000.
 # The table of 'Where gradients do vanish' shows thousands, too, at He initialisation.
 #
 # ## Smaller still: start at 0
-# If small is good, start with nothing: set the weight of each block's last BN to 0 (`zero_init_residual` in torchvision).
+# Make the branches smaller still: set the weight of each block's last BN to 0 (`zero_init_residual` in torchvision).
 #
 # **Predict**: what does depth do to the first gradient then?
 
@@ -586,8 +588,7 @@ for depth in (8, 20, 56, 110):
 assert max(at_zero.values()) < 3 * min(at_zero.values())
 
 # %% [markdown]
-# Nothing.
-# The four numbers differ by the draw of the weights, and not with depth.
+# Nothing that shows: the four numbers, one draw each, have no trend.
 # At its first step residual-110 is a shallow network.
 #
 # Then BN may not be needed.
@@ -688,9 +689,9 @@ assert extremes["plain", "without BN"][1] < 1e-3 and extremes["residual", "witho
 #
 # How do you take it away without a shortcut?
 #
-# - *The rate or the warm-up is wrong*: try others.
+# - *The rate is wrong, or its **warm-up**, the time in which it rises*: try others.
 # - *The norms explode*: use the optimiser Adam, which divides each step by the running size of its gradient, so that an explosion cannot reach the weights.
-# - *The search starts in a bad place*: start from kernels that pass their input on (`nn.init.dirac_`, the relay of chapter 1), so that the network of 56 layers begins as a short one.
+# - *The search starts in a bad place*: start from kernels that pass their input on (**Dirac** kernels, `nn.init.dirac_`, the relay of chapter 1), so that the network of 56 layers begins as a short one.
 #
 # The last one changes no layer, no parameter count and no shortcut, only the initial weights.
 # What does it do to the gradient?
@@ -738,7 +739,7 @@ assert reached["plain, Dirac start"] > reached["plain"] + 0.1  # for seeds 0-4
 #
 # So a plain network of 56 layers can train, if it starts in another place.
 # But the Dirac start removes much at once.
-# The record removes one thing after the other, on all images of 14×14 pixels: three epochs, five seeds, and rates, warm-up, Adam and other starts (`python -m d2lres experiment remedies-short`).
+# The record tries the changes one at a time, on all images of 14×14 pixels: three epochs, five seeds, batches of 128, one cycle up to 0.1 (Adam and the networks without BN up to 0.003) (`python -m d2lres experiment remedies-short`).
 # A **delta-orthogonal** start turns the channels of each pixel, and keeps their lengths (Xiao et al. 2018).
 #
 # **Predict**: which rows come within ten points of residual-56?
@@ -772,17 +773,17 @@ assert best < min(run["train"]["accuracy"] for run in remedies["plain, Dirac"]) 
 
 # %% [markdown]
 # One: the Dirac start.
-# What does each row rule out, in three epochs?
+# What does each row say, in three epochs?
 #
-# - *The rate.* Ten times less, three times less or more, a longer warm-up: no seed gets beyond 50 %.
-# - *The size of the gradients.* Adam does not see it, and does worse (at the one rate of 0.003 tried).
+# - *The rate.* Ten times less, three times less or more, a longer warm-up: no seed gets beyond 51 %.
+# - *The size of the gradients.* Adam does not see it, and does worse at the one rate tried. Residual-56 with Adam was not run, so this is weak evidence.
 # - *Kernels that keep lengths.* The delta-orthogonal start does not help; with ReLU and BN its gradient explodes even more.
 # - *Being exactly a short network.* With 0.3 of the usual weights added, the Dirac start still brings most of the gain.
-# - *BN.* Without it, and at the one rate of 0.003 tried, the usual start does not leave guessing, and the Dirac start does.
+# - *BN.* Without it nothing explodes, and at the one rate tried the usual start still does not get beyond guessing; the Dirac start does.
 #
-# What is left is *where the search starts*.
-# The Dirac start removes explosion and, with it, the long product of random matrices that shatters.
-# These two it cannot tell apart, and no row here can.
+# What is left of these suspects is *where the search starts*.
+# The Dirac start removes the explosion and presumably the shattering, which was not measured here.
+# It cannot say which of the two matters.
 #
 # Is the shortcut then only a good start?
 # Give both 40 epochs, with the settings of chapter 1 (`python -m d2lres experiment remedies`).
@@ -812,8 +813,8 @@ assert plain[0] > dirac[-1] > dirac[0] > residual[-1]
 #
 # So chapter 1's question has an answer, as far as this experiment goes.
 # The plain network of 56 layers is stuck mostly because of where it starts.
-# A better start closes most of the gap, and the shortcut is ahead of that.
-# Others found starts of the same kind: Balduzzi et al. 2017 (section 5), and Zagoruyko & Komodakis 2017, who train deep plain networks whose kernels contain the identity.
+# A better start closes most of the gap, and the shortcut does better still.
+# Others found related remedies: Balduzzi et al. 2017 (section 5), and Zagoruyko & Komodakis 2017, who train deep plain networks whose kernels contain the identity.
 
 # %% [markdown]
 # ## Pitfalls
@@ -852,7 +853,7 @@ assert norms[-1] / total < 1e-4  # for seeds 0-4
 #
 # **An explanation that fits is not yet a cause.**
 # Two things that appear together, here depth and exploding norms, may have a third in common.
-# Remove the one and look at the other, as the last section did.
+# Remove the one and look at the other, as 'Which of these is to blame?' does.
 
 # %% [markdown]
 # ## Exercises
@@ -944,9 +945,9 @@ check.skipinit(SkipInitBlock)
 #   With BN, gradient times weight length of plain-56 is after ten steps of the same size as in residual-56.
 # - With BN, the gradient of a plain network of 50 layers along a line has the autocorrelation of white noise; with shortcuts, or without BN, neighbours are correlated (five seeds).
 # - At initialisation BN scales block *k* down by about √*k*.
-#   Branches that start at 0 do as well, without BN (SkipInit against nothing, one learning rate).
-# - What holds plain-56 back is mostly where its search starts: with Dirac kernels it reaches 77 % of training accuracy in three epochs, against 43 % without and 83 % with shortcuts (medians of five seeds, with BN).
-#   Other rates, a longer warm-up, Adam and a delta-orthogonal start do not help.
+#   With branches that start at 0, residual-110 learns without BN (SkipInit against nothing, one learning rate).
+# - What holds plain-56 back here (width 8, 14×14 pixels, BN) is mostly where its search starts: with Dirac kernels it reaches 77 % of training accuracy in three epochs, against 43 % without and 83 % with shortcuts (medians of five seeds).
+#   Other rates, a longer warm-up, Adam at one rate and a delta-orthogonal start do not help in three epochs.
 #   After 40 epochs 1 to 4 % of its training images are wrong, against 13 to 23 % without and none with shortcuts.
 
 # %% [markdown]

@@ -3,7 +3,7 @@
 # What is a residual network made of?
 # You take it apart: into paths, into single blocks, into small steps, and at the end you train a network of 1,004 layers.
 #
-# **You can afterwards** take a residual network apart, and train 1,004 layers.
+# **You can afterwards** take a residual network apart, and get 1,004 layers to learn.
 #
 # **What you will learn**
 # - how many paths lead through a residual network, and how long they are
@@ -12,7 +12,7 @@
 # - how to start a thousand layers so that they learn
 # - how to train a network that is too deep for your memory
 #
-# **What you need**: chapters 1, 2 and 4. **Minutes**: 75, 25 of them for the exercises.
+# **What you need**: chapters 1 to 4. **Minutes**: 70, 25 of them for the exercises.
 
 # %% tags=["setup"]
 
@@ -88,7 +88,7 @@ assert share > 0.95 and max(abs(a - b) for a, b in zip(exact, drawn)) < 0.01
 # ## Take a block out
 # If there are many paths, a residual network should survive the loss of a block: half of its paths never passed it.
 # A plain network has one path.
-# Train both, with 20 layers, and replace one block at a time by nothing.
+# Train both, with 20 layers, and replace one block at a time by the identity, a **lesion** (Veit et al. 2016).
 #
 # **Predict** the accuracy without one block: residual from about 80 % to …; plain from about 70 % to …
 
@@ -129,7 +129,7 @@ assert np.mean(cut["residual"]) > np.mean(cut["plain"]) + 0.3  # for seeds 0-4
 
 # %% [markdown]
 # The residual network loses accuracy, with some blocks much and with others little, and is on average above 45 % (seeds 0 to 4).
-# The plain one falls to guessing or close to it, whichever block is missing.
+# The plain one falls to 30 % or below, whichever of the seven blocks is missing; guessing gives 10 %.
 #
 # Two epochs are few.
 # The recorded experiment has ten, and five seeds (`python -m d2lres experiment lesion`).
@@ -162,13 +162,14 @@ assert max(cut["plain"].max(), swapped["plain"].max()) < 0.3  # every block, swa
 assert min(np.median(cut["residual"], axis=0)[1:]) > 0.7 > max(cut["residual"][:, 0])
 
 # %% [markdown]
-# The first, with every seed: 32 to 62 % are left, of about 86.
-# Without any other block the median of the five seeds is 75 % or more.
-# The plain network cannot do without any block, and no two of its blocks can be swapped.
+# The first, with every seed: the accuracy falls to 32 to 62 %.
+# Without any other of the seven blocks the median of the five seeds is about 75 % or more.
+# The plain network cannot do without any of them, and none of the swaps tried works.
 
 # %% [markdown]
 # ## How large are the branches now?
-# Chapter 4 measured the branch of each block against its shortcut at initialisation: from the fifth block of a stage on, about 1/*k* of the variance.
+# Chapter 4 measured the branch of each block against its shortcut at initialisation: in a long stage it falls with the block's number, roughly like 1/*k*.
+# Here a stage has three blocks.
 # Training may change that.
 #
 # **Predict**: after two epochs, are the branches of residual-20 larger or smaller beside their shortcuts than at the start?
@@ -207,10 +208,10 @@ assert all(0.3 < share < 1.7 for share in before[1:] + after[1:])  # for seeds 0
 assert min(before[0], after[0]) > 1.8
 
 # %% [markdown]
-# Much the same: nothing has grown by a factor of two.
-# The first block's branch is the largest, two to three times its shortcut, before and after (seeds 0 to 4).
+# Smaller, all nine in this run, by a tenth to a third; with other seeds single ones grow.
+# The first block's branch is the largest, two to three and a third times its shortcut, before and after (seeds 0 to 4).
 # That fits the lesion: the block that a network misses most is the one whose branch outweighs its shortcut.
-# It is no proof, for one could also miss the first block because all others were trained on what it returns.
+# It is no proof: the network might miss the first block only because all others were trained on its output.
 
 # %% [markdown]
 # ## A sum of all that was added
@@ -324,7 +325,7 @@ assert np.isnan(exploded[1]) and 2.2 < min(silent) < max(silent) < 2.5  # guessi
 
 # %% [markdown]
 # The first explodes beyond what 32 bits can hold: after one step the loss is NaN.
-# The second passes zeros on to its last layer, so its loss stays around guessing, and only the last bias ever moves.
+# The second passes zeros on to its last layer, so its loss stays around guessing, and only the last bias can move.
 
 # %% tags=["claim:N12", "nbval-ignore-output", "reason: losses and seconds differ between machines"]
 thousand = build(1004, residual=True, zeros=True)
@@ -334,11 +335,11 @@ print(f"first four steps {np.mean(loss[:4]):.2f}, last four {np.mean(loss[-4:]):
 assert np.mean(loss[-4:]) < np.mean(loss[:4]) - 0.25  # for seeds 0-4
 
 # %% [markdown]
-# It learns, within a quarter of an epoch.
+# It learns, in about a quarter of an epoch.
 #
-# The recorded experiment takes 60 steps with five seeds, and has a fourth network: residual, but as it comes, without the zeros (`python -m d2lres experiment thousand-layers`).
+# The recorded experiment (width 4 in place of 8) takes 60 steps with five seeds, and has a fourth network: residual, but as it comes, without the zeros (`python -m d2lres experiment thousand-layers`).
 #
-# **Predict**: where is the residual network without zeros after 60 steps: NaN, at guessing, or below?
+# **Predict**: where is the residual network without zeros after 60 steps: NaN, at guessing or above, or below?
 
 # %% tags=["claim:N12"]
 curves = {}
@@ -362,7 +363,7 @@ assert max(ends["residual-zero"]) < 1.8
 
 # %% [markdown]
 # At guessing or a little above it (2.29 to 2.54), after a long detour: its loss starts at 6 or more and is thrown further out first.
-# So the shortcut saves a thousand layers from NaN; that they *learn* within 60 steps is the work of the branches that start at 0.
+# So the shortcut saves a thousand layers from NaN; that they *learn* within 60 steps, at this rate, is the work of the branches that start at 0.
 #
 # Are 1,004 layers *useful*?
 # This run does not say.
@@ -374,7 +375,7 @@ assert max(ends["residual-zero"]) < 1.8
 # Count their bytes.
 #
 # **Activation checkpointing** saves only the input of each segment of blocks, and computes the rest again on the way back.
-# With about √*n* segments of √*n* blocks, memory falls from *n* to 2√*n*.
+# With about √*n* segments of √*n* blocks, what *n* blocks of a stage keep falls to that of 2√*n*.
 # Here a stage has 167 blocks, and √167 ≈ 13.
 #
 # **Predict**: what does the second computation do to the gradients?
@@ -424,7 +425,7 @@ assert less > 10 and off < 1e-3
 
 # %% [markdown]
 # Nothing, up to rounding: the gradients are the same, for less than a tenth of the saved bytes.
-# The price is time: all but the last layer is computed forward twice.
+# The price is time: all blocks are computed forward twice.
 # The bytes are counted where autograd stores them; a process needs more than that, for weights, gradients and momentum.
 
 # %% [markdown]
@@ -523,13 +524,13 @@ check.best_segment(best_segment)
 # %% [markdown]
 # ## Summary
 # - The Jacobian of a residual network is a sum over paths, whose lengths are binomial: more than 95 % of those through 54 blocks take 19 to 35 of them.
-# - A residual network of 20 layers keeps 75 % of accuracy or more without any block but the first (medians of five seeds, ten epochs).
-#   A plain one falls below 30 %, whichever block is missing.
+# - A residual network of 20 layers keeps an accuracy of about 75 % or more without any of six blocks, but not without the first (medians of five seeds, ten epochs).
+#   A plain one falls below 30 %, whichever of seven blocks is missing.
 # - Every feature is an earlier one plus the branches in between: exact for pre-activation blocks, not with a ReLU after the sum.
 # - With a step *h* the iteration is Euler's method: sixteen times the layers, about a sixteenth of the error (one smooth f for all layers).
-# - 1,004 layers lower their loss within 24 steps if their branches start at 0 (seeds 0 to 4).
+# - 1,004 layers lower their loss within 24 steps at rate 0.02 if their branches start at 0 (seeds 0 to 4).
 #   Without the zeros the residual network is at guessing after 60 steps, and the plain one is NaN after one.
-# - Checkpointing in segments of √*n* cuts the saved bytes to less than a tenth (1,004 layers) and leaves the gradients as they are.
+# - Checkpointing in segments of √*n* blocks, *n* those of a stage, cuts the saved bytes to less than a tenth (1,004 layers) and leaves the gradients as they are.
 
 # %% [markdown]
 # ## Further reading

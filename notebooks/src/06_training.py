@@ -540,8 +540,8 @@ add_row("  one cycle up to 0.01", accuracy=cycle.test_accuracy[-1])
 assert cycle.test_accuracy[-1] > constant[0.001] + 0.01  # holds for seeds 0-4
 
 # %% [markdown]
-# It does not: the small steps at the end make the difference.
-# Seeds 0 to 4 gave 79 to 81 %: for each seed at least 3 points above the constant 0.001, and 1 to 3 above the constant 0.003.
+# It does not: seeds 0 to 4 gave 79 to 81 %.
+# That is, for each seed at least 3 points above the constant 0.001, and 1 to 3 above the constant 0.003.
 # Peaks of 0.003 and 0.03 gave 76 to 79 % and 78 to 82 %, so the peak need not be hit as exactly as a constant rate.
 # With `lr=` and no optimizer, `fit` uses one cycle as well, with SGD and momentum.
 
