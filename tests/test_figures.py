@@ -245,7 +245,7 @@ HIGHWAY = {("highway", 19): [1.0]}
         (lambda: lines({"x": [float("nan")]}, "step", "loss"), "'x' has no finite loss"),
         (lambda: images(torch.zeros(3, 28, 28)), "N, 1, H, W"),
         (lambda: images(PIXELS[:2], titles=["a"]), "titles has 1 entries for 2 pictures"),
-        (lambda: figures.show("dog"), "no picture 'dog': choose one of block, blocks"),
+        (lambda: figures.show("dog"), "no picture 'dog': choose one of all_reduce, block, blocks"),
     ],
 )
 def test_what_cannot_be_drawn_is_named(draw, message):
