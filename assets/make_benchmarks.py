@@ -539,7 +539,7 @@ def into_readme(text: str, result: dict) -> str:
     shown = [lines(result, [name])[0] for name in SHOWN if name in result["rows"]]
     where = PAGE.relative_to(ROOT).as_posix()
     rest = f"[All {len(checks)} lines and the machine]({where}): {missed} targets are missed."
-    return "\n".join([f"{before}{start}" + HEAD[0], HEAD[1], *shown, "", rest, f"{end}{after}"])
+    return f"{before}{start}" + "\n".join([*HEAD, *shown, "", rest, end]) + after
 
 
 def main(arguments: list[str] | None = None) -> None:

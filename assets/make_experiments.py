@@ -151,20 +151,14 @@ def first_and_last_loss(run: Run) -> str:
 
 # --- the experiments --------------------------------------------------------------------------
 
+TRAINED = dict(  # what the trainings of the record have in common
+    subset="sample", size=14, width=8, seeds=[0, 1, 2, 3, 4], batch_size=128, lr=0.1
+)
+
 
 @experiment(
     "degradation",
-    settings=dict(
-        subset="sample",
-        size=14,
-        width=8,
-        depths=[8, 20, 56],
-        kinds=["plain", "residual"],
-        seeds=[0, 1, 2, 3, 4],
-        epochs=40,
-        batch_size=128,
-        lr=0.1,
-    ),
+    settings=TRAINED | dict(depths=[8, 20, 56], kinds=["plain", "residual"], epochs=40),
     quick=dict(seeds=[0], epochs=2),
     summary=scores_and_time,
 )
@@ -207,17 +201,7 @@ def gradients(settings: dict, kind: str, depth: int, seed: int) -> Run:
 
 @experiment(
     "lesion",
-    settings=dict(
-        subset="sample",
-        size=14,
-        width=8,
-        depths=[20],
-        kinds=["plain", "residual"],
-        seeds=[0, 1, 2, 3, 4],
-        epochs=10,
-        batch_size=128,
-        lr=0.1,
-    ),
+    settings=TRAINED | dict(depths=[20], kinds=["plain", "residual"], epochs=10),
     quick=dict(seeds=[0], epochs=2),
     summary=scores_and_time,
 )
@@ -263,33 +247,13 @@ def start_at(model: nn.Module, start: str, noise: float = 0.0) -> None:
 
 @experiment(
     "remedies",
-    settings=dict(
-        subset="sample",
-        size=14,
-        width=8,
-        depths=[56],
-        kinds=["plain, Dirac"],
-        seeds=[0, 1, 2, 3, 4],
-        epochs=40,
-        batch_size=128,
-        lr=0.1,
-    ),
+    settings=TRAINED | dict(depths=[56], kinds=["plain, Dirac"], epochs=40),
     quick=dict(seeds=[0], epochs=2),
     summary=scores_and_time,
 )
 @experiment(
     "remedies-short",
-    settings=dict(
-        subset="sample",
-        size=14,
-        width=8,
-        depths=[56],
-        kinds=list(REMEDIES),
-        seeds=[0, 1, 2, 3, 4],
-        epochs=3,
-        batch_size=128,
-        lr=0.1,
-    ),
+    settings=TRAINED | dict(depths=[56], kinds=list(REMEDIES), epochs=3),
     quick=dict(seeds=[0], epochs=1),
     summary=scores_and_time,
 )

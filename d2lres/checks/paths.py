@@ -65,16 +65,14 @@ def best_segment(answer) -> str:
     def kept(n, s, whole=False):
         return (n // s if whole else -(-n // s)) + s
 
-    def best(n, key=kept, among=1):
-        return min(range(among, n + 1), key=lambda s: key(n, s))
+    def best(n, key=kept):
+        return min(range(1, n + 1), key=lambda s: key(n, s))
 
     mistakes = {
         "the last segment may be shorter, and keeps its input, too.": lambda n: best(
             n, lambda n, s: kept(n, s, whole=True)
         ),
-        "of several take the shortest.": lambda n: (
-            n + 1 - min(range(1, n + 1), key=lambda i: kept(n, n + 1 - i))
-        ),
+        "of several take the shortest.": lambda n: min(range(n, 0, -1), key=lambda s: kept(n, s)),
         "return the segment length, not how many blocks are kept.": lambda n: kept(n, best(n)),
         "the root of n is close, but not always the best: try every s.": lambda n: round(n**0.5),
         "the root of n, rounded up, is not always the shortest.": lambda n: math.ceil(n**0.5),
