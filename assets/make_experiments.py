@@ -31,7 +31,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from d2lres.checkpoints import one_at_a_time
 from d2lres.data import Images, fashion_mnist
+from d2lres.distributed import end_with_parent
 from d2lres.networks import cifar_resnet
 from d2lres.probes import gradient_norms, lesion, without_bn
 from d2lres.references import notes_resnet18
@@ -392,7 +394,8 @@ def record(
     workers: processes of one thread each that share the runs; the default is one a core on a CPU,
         where a lone run gets all cores, and one on a GPU.
 
-    Raises ValueError for an unknown name and for an unfinished file that does not fit.
+    Raises ValueError for an unknown name and for a file that does not fit, finished or not, and
+    CheckpointError while another process records there.
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"unknown experiment {name!r}: choose one of {', '.join(EXPERIMENTS)}.")
@@ -400,7 +403,13 @@ def record(
         raise ValueError(f"workers must be a whole number from 1 on, not {workers}.")
     settings = EXPERIMENTS[name].config(quick)
     output = Path(output or f"results/{name}{'-quick' if quick else ''}.json")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(output):
+        started(output, name, settings)  # a record of other settings is not written over
+        _record(name, settings, output, workers)
+    return output
+
+
+def _record(name: str, settings: dict, output: Path, workers: int | None) -> None:
     unfinished = output.with_name(f"{output.name}.unfinished")
     result = started(unfinished, name, settings)
     done = {(run["kind"], run["depth"], run["seed"]) for run in result["runs"]}
@@ -410,7 +419,7 @@ def record(
         workers = min(os.cpu_count() or 1, len(tasks(settings))) if on_cpu else 1
 
     print(f"{name}: {len(done)} of {len(done) + len(todo)} runs done, {workers} at a time")
-    with ProcessPoolExecutor(workers, get_context("spawn"), one_thread, (workers,)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), start_worker, (workers,)) as pool:
         before, start = result["seconds"], time.perf_counter()
         futures = [pool.submit(run_once, name, settings, *task) for task in todo]
         try:
@@ -428,25 +437,25 @@ def record(
     result |= dict(versions=versions(), machine=machine(workers), date=date.today().isoformat())
     write_json(unfinished, result)
     os.replace(unfinished, output)
-    return output
 
 
-def started(unfinished: Path, name: str, settings: dict) -> dict:
+def started(path: Path, name: str, settings: dict) -> dict:
     """The record as far as it has come: from the file, if there is one, else without runs."""
     fresh = dict(experiment=name, config=settings, config_hash=config_hash(settings))
-    if not unfinished.exists():
+    if not path.exists():
         return fresh | dict(seconds=0.0, runs=[])
+    problem = f"{path} was made with other settings"
     try:
-        earlier = json.loads(unfinished.read_text(encoding="utf-8"))
-        same = earlier["config_hash"] == fresh["config_hash"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{unfinished} is damaged: delete it to start afresh.") from error
-    if not same:
-        raise ValueError(f"{unfinished} was made with other settings: delete it to start afresh.")
-    return earlier
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        if earlier["config_hash"] == fresh["config_hash"] and earlier["experiment"] == name:
+            return earlier
+    except (ValueError, KeyError, TypeError):
+        problem = f"{path} is no record, or a damaged one"
+    raise ValueError(f"{problem}: choose another --output, or move it away to start afresh.")
 
 
-def one_thread(workers: int) -> None:
+def start_worker(workers: int) -> None:
+    end_with_parent()
     if workers > 1:
         torch.set_num_threads(1)
 

@@ -1,26 +1,48 @@
 """Checkpoints that survive a crash, run nobody's code, and go on with the same run or not at all."""
 
+import glob
+import hashlib
+import json
 import os
+import secrets
+import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
-from pickle import UnpicklingError
-from shutil import disk_usage
+from pickle import PicklingError, UnpicklingError
+from shutil import copymode, disk_usage
 from types import SimpleNamespace
+from typing import Any
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
 
+from d2lres.arguments import shown
 from d2lres.history import History
+from d2lres.state import random_state, restore_random
 
 # The arguments of `fit` that decide the weights, with its optimizer, scheduler and images.
 SETTINGS = ("epochs", "lr", "batch_size", "seed", "augment", "label_smoothing", "mixed_precision")
-PARTS = {"run", "history", "architecture", "model", "optimizer", "scheduler", "random"}
+# What a message says of a fingerprint that differs.
+OTHERS = {
+    "training images": "other training images",
+    "test images": "other test images",
+    "initial weights": "other initial weights, which torch.manual_seed decides before the model",
+}
+PARTS = {"run", "history", "architecture", "model", "buffers", "optimizer", "scheduler", "random"}
+ELSE = "choose another path, or move the file away to start afresh"
+# Of each model: what identified its last run when that ended, and when it began.
+ENDED: WeakKeyDictionary[nn.Module, tuple[dict, dict]] = WeakKeyDictionary()
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is broken, unsafe, or belongs to another run. It is left as it was."""
+    """A checkpoint that is broken, unsafe, in use, or another run's. It is left as it was."""
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict:
@@ -28,98 +50,183 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
 
     Only tensors and plain data are read (`weights_only=True`), so that a stranger's file runs no
     code; before PyTorch 2.10 a crafted one still could (CVE-2026-24747). Raises CheckpointError for
-    a missing, unfinished or unsafe file.
+    a missing, unfinished or unsafe file, and for one that is no checkpoint.
     """
-    path = Path(path)
+    path = absolute(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        missing = PARTS - (state.keys() if isinstance(state, dict) else set())
-        if not missing:
-            return state | {"history": History(**state["history"])}
-        remedy = "load it with torch.load(path, weights_only=True) instead, or choose another file"
-        problem = f"is no checkpoint of fit, it lacks {', '.join(sorted(missing))}: {remedy}."
+        if not (problem := _foreign(path)):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            missing = PARTS - (state.keys() if isinstance(state, dict) else set())
+            if not missing:
+                return state | {"history": History(**state["history"])}
+            problem = f"is no checkpoint of fit, it lacks {', '.join(sorted(missing))}: "
+            problem += "load it with torch.load(path, weights_only=True)"
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}.") from None
-    except (IsADirectoryError, PermissionError) as error:
-        problem = f"cannot be read ({error.strerror})."
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror or error})"
     except UnpicklingError:
-        problem = (
-            "is damaged or holds more than tensors and plain data, so it was not opened further: "
-        )
-        problem += "opening it could run code of whoever made it. Delete it to start afresh."
-    except Exception:  # torch.load raises whatever the broken bytes lead it to
-        why = "half-written, damaged, or made by another version"
-        problem = f"is not a complete checkpoint ({why}): delete it to start afresh."
-    raise CheckpointError(f"{path} {problem}")
+        problem = "holds more than tensors and plain data, perhaps a pickled model, so it was not "
+        problem += "opened: that could run code of whoever made it"
+    except Exception:  # torch.load raises whatever the bytes lead it to
+        problem = "was made by another version of PyTorch or of the course"
+    raise CheckpointError(f"{path} {problem}; {ELSE}.")
+
+
+def absolute(path: str | os.PathLike) -> Path:
+    """`path` with ~ and links followed, which no change of the working directory changes."""
+    try:
+        return Path(path).expanduser().resolve()
+    except (
+        RuntimeError,
+        ValueError,
+        OSError,
+        TypeError,
+    ) as error:  # nobody's home, a NUL, a number
+        raise CheckpointError(f"{shown(path)} is no path to a file ({error}).") from None
+
+
+def _foreign(path: Path) -> str:
+    """What keeps `path` from being a whole file of `torch.save`, and what it is then; else ""."""
+    with open(path, "rb") as file:
+        start = file.read(1000)
+    if not start.startswith(b"PK\3\4"):
+        text = start.isascii() and b"\0" not in start
+        kind = "a text file" if text else "no file of torch.save, or one in its old format"
+        return f"is {kind if start else 'empty'}"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            names = [entry.filename.partition("/")[2] for entry in entries]
+            if any(name.startswith("code/") for name in names):
+                return "is a TorchScript model, which torch.jit.load opens"
+            size = sum(entry.file_size for entry in entries)
+            if size > path.stat().st_size or any(entry.compress_type for entry in entries):
+                return "is a compressed archive, which fit never writes"
+            damaged = archive.testzip()  # torch.load does not look at the checksums
+    except Exception:  # zipfile raises half a dozen kinds
+        damaged = "its end"
+    if damaged:
+        return "is not a complete checkpoint, but half-written or damaged"
+    return "" if "data.pkl" in names else "is an archive of something else"
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Within it no other run uses `path`. CheckpointError if one does; a dead one's lock is free."""
+    lock = FileLock(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        how = "wait until that has ended, or choose another path"
+        raise CheckpointError(f"{path} is in use by another run: {how}.") from None
+    except OSError:  # where nobody can write, a finished run can still be read
+        pass
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            with suppress(OSError):
+                os.unlink(lock.lock_file)
+        lock.release()
+
+
+def finite(model: nn.Module) -> set[str]:
+    """Names of the parameters and buffers that hold neither inf nor nan."""
+    return {name for name, tensor in tensors(model).items() if tensor.isfinite().all()}
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, also those that are in no state dict."""
+    return _tensors(model.state_dict() | dict(model.named_buffers()))
+
+
+def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if torch.is_tensor(value)}
+
+
+def fingerprint(named: dict[str, Tensor]) -> str:
+    """Sixteen hex digits that change with any name, type, shape or bit of the tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(named.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def identity(run: SimpleNamespace) -> dict[str, Any]:
+    """What makes a run of `fit` this one and no other, in words by name."""
+    drivers = dict(optimizer=run.optimizer, scheduler=run.scheduler)
+    told: dict[str, Any] = {name: d and type(d).__name__ for name, d in drivers.items()}
+    told |= {name: getattr(run, name) for name in SETTINGS}
+    told |= {"images": len(run.train), "size": run.train.size}
+    for name, data in (("training images", run.train), ("test images", run.test)):
+        told[name] = data and fingerprint(dict(x=data.images, y=data.labels))
+    groups = [group | {"params": len(group["params"])} for group in run.optimizer.param_groups]
+    told |= {f"optimizer's {name}": _words([g.get(name) for g in groups]) for name in groups[0]}
+    state = run.scheduler.state_dict() if run.scheduler is not None else {}
+    told |= {f"scheduler's {name}": _words(value) for name, value in state.items()}
+    return told | {"initial weights": fingerprint(tensors(run.model))}
+
+
+def _words(value: Any) -> str:
+    """`value` without addresses, which differ from process to process."""
+
+    def plain(entry: Any) -> Any:
+        return entry.tolist() if hasattr(entry, "tolist") else type(entry).__name__
+
+    return json.dumps(value, default=plain, skipkeys=True)
 
 
 class Checkpoint:
     """The file of one run of `fit`, which goes on from there with the same settings or not at all."""
 
     def __init__(self, run: SimpleNamespace) -> None:
-        self.path, self.model = Path(run.checkpoint), run.model
-        self.optimizer, self.scheduler = run.optimizer, run.scheduler
-        drivers = dict(optimizer=run.optimizer, scheduler=run.scheduler)
-        self.settings = {name: driver and type(driver).__name__ for name, driver in drivers.items()}
-        self.settings |= {name: getattr(run, name) for name in SETTINGS}
-        self.settings["images"] = len(run.train)
+        self.run, self.model, self.path = run, run.model, absolute(run.checkpoint)
+        self.identity = identity(run)
+        # Ctrl-C leaves another model than it began with, but running the same cell again goes on.
+        ended, begun = ENDED.get(run.model, ({}, {}))
+        same = {name for name in ended if ended[name] == self.identity.get(name)}
+        self.begun = self.identity | {name: begun[name] for name in same & begun.keys()}
 
-    def save(self, history: History) -> None:
-        """Write the run as it is now; a crash at any moment leaves the file before it whole."""
+    def leave(self) -> None:
+        """Note, however the run has ended, what it is now and what it began as."""
+        ENDED[self.model] = identity(self.run), self.begun
+
+    def save(self, history: History, keep: bool = True) -> None:
+        """Write the run as it is now; a crash at any moment leaves the file before it whole.
+
+        keep: False only tries whether all of it can be written and read again.
+        """
+        run, model, weights = self.run, self.model, self.model.state_dict()
+        unfinished = f"{self.path}.{secrets.token_hex(8)}.unfinished"
         state = {
-            "run": self.settings,
+            "run": self.begun | _machine(run),
             "history": asdict(history),
-            "architecture": repr(self.model),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler and self.scheduler.state_dict(),
-            "random": torch.get_rng_state(),
+            "architecture": repr(model),
+            "model": weights,
+            "buffers": {k: v for k, v in model.named_buffers() if k not in weights},
+            "optimizer": _plain(run.optimizer.state_dict()),
+            "scheduler": run.scheduler and _plain(run.scheduler.state_dict()),
+            "random": random_state(),
         }
-        with self._beside() as unfinished:
-            torch.save(state, unfinished)
-            os.replace(unfinished, self.path)
-
-    def read(self) -> dict | None:
-        """What the file holds; None if it does not exist yet and can be written."""
-        if self.path.exists():
-            return load_checkpoint(self.path)
-        with self._beside() as unfinished:  # fails now rather than after the first epoch
-            unfinished.touch()
-        return None
-
-    def restore(self, state: dict) -> History:
-        """Put model, optimizer, scheduler and random numbers where `state` has them."""
-        for name, value in self.settings.items():
-            if (theirs := state["run"].get(name)) != value:
-                what = f"{self.path} belongs to a run with {name}={theirs}, not {value}"
-                remedy = "use the same settings to continue it, or another file to start afresh"
-                raise CheckpointError(f"{what}: {remedy}.")
-        ours = _architecture(repr(self.model), self.model.state_dict())
-        saved = _architecture(state["architecture"], state["model"])
-        if different := [pair for pair in zip_longest(saved, ours) if len(set(pair)) > 1]:
-            there, here = (line or "nothing" for line in different[0])
-            what = f"{self.path} is of another architecture: {there} there and {here} here"
-            raise CheckpointError(f"{what}. Build the model it was made with, or use another file.")
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.scheduler is not None:
-                self.scheduler.load_state_dict(state["scheduler"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            what = f"{self.path} was made with another optimizer"
-            raise CheckpointError(
-                f"{what}: use the same one, or another file ({error})."
-            ) from error
-        self.model.load_state_dict(state["model"])
-        torch.set_rng_state(state["random"])
-        return state["history"]
-
-    @contextmanager
-    def _beside(self) -> Iterator[Path]:
-        """A file to write first, beside `path`: a crash leaves the old one whole, and no junk."""
-        unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.unfinished")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            yield unfinished
+            with open(unfinished, "xb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            torch.load(unfinished, map_location="cpu", weights_only=True, mmap=True)
+            if keep:
+                with suppress(FileNotFoundError):
+                    copymode(self.path, unfinished)
+                os.replace(unfinished, self.path)
+        except (PicklingError, UnpicklingError, AttributeError, TypeError) as error:
+            what = "model, optimizer or scheduler hold an array or an object"
+            remedy = "give them tensors, numbers, texts and lists of these"
+            raise CheckpointError(f"no checkpoint can be written, {what}: {remedy}.") from error
         except (OSError, RuntimeError) as error:
             full = isinstance(error, RuntimeError) and disk_usage(self.path.parent).free < 2**20
             reason = "the disk is full" if full else error  # torch.save: "unexpected pos 24 vs 20"
@@ -130,10 +237,77 @@ class Checkpoint:
             ) from error
         finally:
             with suppress(OSError):
-                unfinished.unlink()
+                os.unlink(unfinished)
+
+    def begin(self) -> dict | None:
+        """What the file holds; None if there is none yet. CheckpointError if it is another run's, or
+        if what is left to do could not be written."""
+        state = load_checkpoint(self.path) if self.path.exists() else None
+        if state is None:
+            self.begun = self.identity
+        else:
+            self._refuse_another_run(state)
+            self.begun = state["run"] | {"test images": self.identity["test images"]}
+        if state is None or len(state["history"].loss) < self.run.epochs:
+            self.save(History(), keep=False)
+            for junk in self.path.parent.glob(f"{glob.escape(self.path.name)}.*.unfinished"):
+                junk.unlink()  # of runs that were killed
+        return state
+
+    def restore(self, state: dict) -> History:
+        """Put model, optimizer, scheduler and random numbers where `state` has them."""
+        self.run.optimizer.load_state_dict(state["optimizer"])
+        if self.run.scheduler is not None:
+            self.run.scheduler.load_state_dict(state["scheduler"])
+        self.model.load_state_dict(state["model"])
+        for name, value in state["buffers"].items():
+            self.model.get_buffer(name).copy_(value)
+        restore_random(state["random"])
+        return state["history"]
+
+    def _refuse_another_run(self, state: dict) -> None:
+        self._refuse_another_architecture(state)
+        there, saved = state["run"], fingerprint(_tensors(state["model"] | state["buffers"]))
+        for name, here in self.identity.items():
+            fits = there.get(name, here) in (here, self.begun[name])
+            fits |= name == "test images" and there[name] is None  # its scores may begin late
+            fits |= name == "initial weights" and saved == here  # loaded from this very file
+            if not fits:
+                what = OTHERS.get(name, f"{name}={there[name]}, not {here}")
+                remedy = "use the same settings to continue it, or another path to start afresh"
+                raise CheckpointError(f"{self.path} belongs to a run with {what}: {remedy}.")
+        now = _machine(self.run)
+        if changed := [f"{k}={now[k]} after {there[k]}" for k in now if now[k] != there[k]]:
+            what = f"{self.path} goes on with {', '.join(changed)}"
+            how = "the weights will be close to those of an uninterrupted run, but not the same"
+            warnings.warn(f"{what}: {how}.", stacklevel=6)
+
+    def _refuse_another_architecture(self, state: dict) -> None:
+        ours = _architecture(repr(self.model), self.model.state_dict())
+        saved = _architecture(state["architecture"], state["model"])
+        if different := [pair for pair in zip_longest(saved, ours) if len(set(pair)) > 1]:
+            there, here = (line or "nothing" for line in different[0])
+            what = f"{self.path} is of another architecture: {there} there and {here} here"
+            raise CheckpointError(f"{what}. Build the model it was made with, or {ELSE}.")
 
 
-def _architecture(modules: str, tensors: dict) -> list[str]:
+def _machine(run: SimpleNamespace) -> dict[str, Any]:
+    """What changes the last digits of the weights, and is nothing of the run's own."""
+    threads, processes = torch.get_num_threads(), run.group.count
+    return dict(device=run.device.type, threads=threads, processes=processes)
+
+
+def _plain(value: Any) -> Any:
+    """`value` with NumPy's numbers as Python's, which alone a checkpoint can hold."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _architecture(modules: str, weights: dict) -> list[str]:
     """A line for each tensor and its shape, and those of the model's repr: a plain twin differs from
     its residual one in the latter alone."""
-    return [f"{name} {tuple(t.shape)}" for name, t in tensors.items()] + modules.split("\n  ")
+    shapes = [f"{name} {tuple(getattr(t, 'shape', ()))}" for name, t in weights.items()]
+    return shapes + modules.split("\n  ")

@@ -7,8 +7,11 @@ import argparse
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 MODELS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "cifar_resnet")
 
@@ -27,20 +30,34 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     run = dict(doctor=doctor, lab=open_lab, train=train, experiment=experiment)
     try:
-        return run[given.command](given, *rest)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: say(f"d2lres: {message}", sys.stderr)
+            return run[given.command](given, *rest)
     except (ValueError, RuntimeError, OSError) as error:
-        print(f"d2lres: {error}", file=sys.stderr)
+        say(f"d2lres: {error}", sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nd2lres: stopped; what was finished is kept.", file=sys.stderr)
+        say("\nd2lres: stopped; what was finished is kept.", sys.stderr)
         return 130
+
+
+def say(text: str, stream: Any) -> None:
+    """Print a line in one piece, as several processes may share the terminal. A letter it does not
+    have is escaped, and where nobody listens any more the run goes on."""
+    try:
+        letters = stream.encoding or "utf-8"
+        stream.write(f"{text}\n".encode(letters, "backslashreplace").decode(letters))
+        stream.flush()
+    except (OSError, ValueError, AttributeError):  # a broken pipe, a closed stream, None
+        with suppress(OSError, ValueError, AttributeError):  # so that Python's own flush succeeds
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def doctor(given: argparse.Namespace) -> int:
     from d2lres.doctor import report
 
     text, ready = report()
-    print(text)
+    say(text, sys.stdout)
     return int(not ready)
 
 
@@ -148,7 +165,7 @@ def train(given: argparse.Namespace) -> int:
     if group.count > 1:
         torch.distributed.destroy_process_group()
     if interrupted and group.rank == 0:
-        print(f"d2lres: stopped; {keeps}.", file=sys.stderr)
+        say(f"d2lres: stopped; {keeps}.", sys.stderr)
     return 130 if interrupted else 0
 
 
@@ -160,11 +177,11 @@ def run_fit(given: argparse.Namespace, group) -> bool:
 
     def show(history):
         speed = len(train_set) / history.seconds[-1]
-        print(
+        say(
             f"epoch {len(history.loss)}/{given.epochs}  loss {history.loss[-1]:.3f}  "
             f"accuracy {history.accuracy[-1]:.1%}  test accuracy {history.test_accuracy[-1]:.1%}  "
             f"{history.seconds[-1]:.1f} s  {speed:,.0f} images/s",
-            flush=True,
+            sys.stdout,
         )
 
     train_set, test_set = group.first(data.fashion_mnist, given.subset, given.size, given.root)
@@ -173,10 +190,10 @@ def run_fit(given: argparse.Namespace, group) -> bool:
     if group.rank == 0:
         weights = sum(parameter.numel() for parameter in model.parameters())
         what = f"{given.model}: {weights:,} parameters, {len(train_set):,} images"
-        print(f"{what}, processes: {group.count}, device: {group.device.type}", flush=True)
+        say(f"{what}, processes: {group.count}, device: {group.device.type}", sys.stdout)
     options = {name: getattr(given, name) for name in (*checkpoints.SETTINGS, "checkpoint")}
     options |= dict(device=group.device, after_epoch=show)
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         options["progress"] = False
     return training.fit(model, train_set, test_set, **options).interrupted
 

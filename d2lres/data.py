@@ -5,21 +5,25 @@ whole set is one tensor, so a batch is a few tensor operations: no workers, no l
 
 import gzip
 import hashlib
+import io
 import os
-import socket
 import tempfile
+import time
 import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from numbers import Integral
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from d2lres.arguments import instance, shown, whole
 from d2lres.records import asset
 
 NAMES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
@@ -34,6 +38,12 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
+LARGEST = 47_040_016  # bytes of the first of them
+MIRRORS = (
+    "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",  # torchvision's, has no https
+)
+PATIENCE = 600  # seconds for all four
 SYSTEM_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"),)  # Debian: dataset-fashion-mnist
 ABSENT = "none of the four files"
 
@@ -60,15 +70,18 @@ class Images:
         x, y = self.images, self.labels
         if not isinstance(x, Tensor) or x.dtype != torch.uint8 or x.ndim != 4 or not x.numel():
             wanted = "images must be a uint8 tensor of shape (N, C, H, W), not empty"
-            raise ValueError(f"{wanted}, but these are {_describe(x)}.")
+            raise ValueError(f"{wanted}, but these are {shown(x)}.")
         expected = torch.int64, x.shape[:1], x.device
         if not isinstance(y, Tensor) or (y.dtype, y.shape, y.device) != expected:
             wanted = f"labels must be an int64 tensor of shape ({len(x)},) on {x.device}"
-            raise ValueError(f"{wanted}, one for each image, but these are {_describe(y)}.")
+            raise ValueError(f"{wanted}, one for each image, but these are {shown(y)}.")
+        if not isinstance(self.classes, (tuple, list)):
+            raise ValueError(f"classes must be a tuple of names, not {shown(self.classes)}.")
         if y.min() < 0 or y.max() >= len(self.classes):
             wanted = f"labels must be 0 to {len(self.classes) - 1}, one for each name in classes"
             raise ValueError(f"{wanted}, but they run from {y.min()} to {y.max()}.")
-        _check_size(self.size)
+        if self.size is not None:
+            whole("size", self.size)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -109,8 +122,7 @@ class Images:
         part: a process's share of each batch, with the same random numbers as for all of it.
         Raises ValueError for a batch size below 1 and for a generator that is not on the CPU.
         """
-        if not _is_whole(batch_size):
-            raise ValueError(f"batch_size must be a whole number from 1 on, not {batch_size!r}.")
+        batch_size = whole("batch_size", batch_size)
         if generator is not None and generator.device.type != "cpu":
             raise ValueError("generator must be on the CPU: torch.Generator().manual_seed(0).")
         home, n = self.images.device, len(self)
@@ -121,7 +133,7 @@ class Images:
             x, y = (_augment(x, generator) if augment else x)[part], y[part]
             return self._normalise(x.to(device or home)), y.to(device or home)
 
-        return (batch(index) for index in order.to(home).split(int(batch_size)))
+        return (batch(index) for index in order.to(home).split(batch_size))
 
     def _normalise(self, images: Tensor) -> Tensor:
         x = images.float() / 255
@@ -144,23 +156,16 @@ def fashion_mnist(
     Checksums are verified, and damaged files are never used.
     Raises ValueError for arguments that make no sense and DataError if the data cannot be had.
     """
-    _check_size(size)
-    if subset not in ("sample", "full"):
-        raise ValueError(f"subset must be 'sample' or 'full', not {subset!r}.")
+    if size is not None:
+        whole("size", size)
+    if not isinstance(subset, str) or subset not in ("sample", "full"):
+        raise ValueError(f"subset must be 'sample' or 'full', not {shown(subset)}.")
+    instance("root", root, (str, os.PathLike, type(None)), "the path of a folder")
     if subset == "sample" and root is not None:
         raise ValueError("root= is for the full set: add subset='full', or leave root out.")
     x, y, test_x, test_y = map(torch.tensor, _sample() if subset == "sample" else _full(root))
     train = Images(x[:, None], y.long(), size=size)
     return train, Images(test_x[:, None], test_y.long(), size=size)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
-
-
-def _check_size(size: int | None) -> None:
-    if size is not None and not _is_whole(size):
-        raise ValueError(f"size must be a whole number of pixels or None, not {size!r}.")
 
 
 def _augment(images: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -190,7 +195,9 @@ def _raw(root: str | Path) -> Path:
 
 
 def _cache() -> Path:
-    return _raw(os.environ.get("D2LRES_CACHE") or "~/.cache/d2lres")
+    home = os.path.expanduser("~")
+    without = tempfile.gettempdir() if home == "~" else home  # a user without a home or a name
+    return _raw(os.environ.get("D2LRES_CACHE") or Path(without, ".cache", "d2lres"))
 
 
 def _full(root: str | Path | None) -> list[np.ndarray]:
@@ -222,16 +229,14 @@ def _full(root: str | Path | None) -> list[np.ndarray]:
 def _read(folder: Path) -> tuple[list[np.ndarray], str]:
     """The four arrays in `folder`, verified, and what is wrong with it: "" if nothing is."""
     arrays, missing, damaged = [], [], []
-    for name, sha256 in SHA256.items():
+    for name in SHA256:
         path = next((p for p in (folder / name, folder / f"{name}.gz") if os.path.exists(p)), None)
         if path is None:
             missing.append(f"{name} is missing")
             continue
         try:
             with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-                data = file.read()
-            if hashlib.sha256(data).hexdigest() != sha256:
-                raise ValueError("its checksum is not that of Fashion-MNIST")
+                data = _verified(name, file)
         except (OSError, EOFError, zlib.error, ValueError) as error:
             damaged.append(f"{path.name} is damaged ({_reason(error)})")
         else:  # idx: two zero bytes, 8 = uint8, number of dimensions, their big-endian int32 sizes
@@ -265,23 +270,44 @@ def _download() -> list[np.ndarray]:
 
 
 def _fetch(folder: str) -> None:
-    from torchvision.datasets import FashionMNIST
+    """The four files, unpacked, where torchvision would put them; DataError if they cannot be had."""
+    raw, end = _raw(folder), time.monotonic() + PATIENCE
+    raw.mkdir(parents=True)
+    for name in SHA256:
+        problems = []
+        for mirror in MIRRORS:
+            try:
+                with gzip.open(io.BytesIO(_get(f"{mirror}{name}.gz", end))) as file:
+                    (raw / name).write_bytes(_verified(name, file))
+                break
+            except (OSError, EOFError, zlib.error, ValueError, HTTPException) as error:
+                problems.append(f"{name}.gz from {mirror}: {_reason(error)}")
+        else:
+            raise DataError("; ".join(problems))
 
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)  # torchvision sets none, and a dead network would hang for ever
-    try:
-        FashionMNIST(folder, download=True)
-    finally:
-        socket.setdefaulttimeout(before)
+
+def _get(address: str, end: float) -> bytes:
+    """What lies there, if it is no larger than a file of the set and comes before the time `end`."""
+    content = bytearray()
+    with urlopen(address, timeout=30) as answer:  # for any silence, not for all of it
+        while part := answer.read1(2**16):
+            content += part
+            if len(content) > LARGEST:
+                raise OSError("it is larger than any file of Fashion-MNIST")
+            if time.monotonic() > end:
+                raise OSError(f"the download was not complete after {PATIENCE // 60} minutes")
+    return bytes(content)
+
+
+def _verified(name: str, file: Any) -> bytes:
+    """The content of the file `name`; ValueError unless it is that of Fashion-MNIST."""
+    data = file.read(LARGEST + 1)  # not all of it, which may be a bomb
+    if hashlib.sha256(data).hexdigest() != SHA256[name]:
+        raise ValueError("its checksum is not that of Fashion-MNIST")
+    return data
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _describe(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
-    return type(value).__name__

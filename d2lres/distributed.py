@@ -4,15 +4,17 @@ With one process every answer of a `Group` is trivial, so `fit` reads the same f
 """
 
 import os
+import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -29,7 +31,32 @@ def join(device: torch.device) -> torch.device:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    end_with_parent()
     return device
+
+
+def end_with_parent() -> None:
+    """From now on this process ends within a second of its parent, be that killed or not."""
+
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _outcome(action: Callable, *arguments: Any) -> tuple[Any, Exception | None]:
+    """Result and error of `action`, which both can be sent to another process."""
+    try:
+        result, error = action(*arguments), None
+    except Exception as raised:
+        result, error = None, raised
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an exception of the user's own
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    return result, error
 
 
 class Group:
@@ -46,9 +73,14 @@ class Group:
         self.share = slice(self.rank, None, self.count)
         self.device, self.stop = device, False
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """`model`, starting everywhere as on rank 0, its gradients averaged during backward."""
-        return model if self.count == 1 else DistributedDataParallel(model)
+    def wrap(self, model: nn.Module, unused: bool = False) -> nn.Module:
+        """`model`, starting everywhere as on rank 0, its gradients averaged during backward.
+
+        unused: in some process a parameter gets no gradient.
+        """
+        if self.count == 1:
+            return model
+        return DistributedDataParallel(model, find_unused_parameters=self.sum(unused) != [0])
 
     def sum(self, *values: float) -> list[float]:
         """Each value added up over all processes, the same everywhere to the last bit."""
@@ -58,10 +90,10 @@ class Group:
         dist.all_reduce(total)
         return total.tolist()
 
-    def copy_buffers(self, model: nn.Module) -> None:
-        """Every process takes the buffers of rank 0, such as batch norm's running statistics."""
-        for buffer in model.buffers() if self.count > 1 else ():
-            dist.broadcast(buffer, 0)
+    def copy(self, tensors: Iterable[Tensor]) -> None:
+        """Every process takes those of rank 0, as batch norm's running statistics."""
+        for tensor in tensors if self.count > 1 else ():
+            dist.broadcast(tensor.detach(), 0)
 
     def wait(self) -> None:
         """Until all are here: a process that ends sooner cuts the connections of the others."""
@@ -72,15 +104,30 @@ class Group:
         """`action(*arguments)`, called on rank 0 only; all return its result or raise its error."""
         if self.count == 1:
             return action(*arguments)
-        outcome: list[Any] = [None, None]
-        try:
-            outcome[0] = action(*arguments) if self.rank == 0 else None
-        except Exception as error:
-            outcome[1] = error
+        outcome: list[Any] = [_outcome(action, *arguments) if self.rank == 0 else None]
         dist.broadcast_object_list(outcome, 0)
-        if outcome[1] is not None:
-            raise outcome[1]
-        return outcome[0]
+        result, error = outcome[0]
+        if error is not None:
+            raise error
+        return result
+
+    def agree(self, check: Callable[[], dict[str, Any]]) -> None:
+        """`check()` in every process. If it raises in one, or gives another dict than in the first,
+        all raise that error or a ValueError that names the difference."""
+        if self.count == 1:
+            check()
+            return
+        outcomes: list[Any] = [None] * self.count
+        dist.all_gather_object(outcomes, _outcome(check))
+        for _, error in outcomes:
+            if error is not None:
+                raise error
+        first = outcomes[0][0]
+        for rank, (theirs, _) in enumerate(outcomes):
+            for name in first:
+                if theirs[name] != first[name]:
+                    what = f"process {rank} has {name}={theirs[name]}, process 0 has {first[name]}"
+                    raise ValueError(f"{what}: call fit with the same arguments in every process.")
 
     @contextmanager
     def ctrl_c(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -20,7 +21,7 @@ def report() -> tuple[str, bool]:
         try:
             ok, detail = look(name)
         except Exception as error:  # whatever a broken installation raises
-            ok, detail = False, str(error)
+            ok, detail = False, str(error).partition("\n")[0]
         mark = "ok" if ok else ("MISSING" if needed else "optional")
         lines.append(f"{mark:8} {name:12}{detail}" + f"\n{'':21}-> {remedy}" * (not ok))
         ready = ready and (ok or not needed)
@@ -32,6 +33,15 @@ def report() -> tuple[str, bool]:
 def _python(name: str) -> tuple[bool, str]:
     known = (3, 10) <= sys.version_info[:2] <= (3, 13)
     return known, f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+
+
+def _asserts(name: str) -> tuple[bool, str]:
+    return __debug__, "run" if __debug__ else "left out by -O or PYTHONOPTIMIZE"
+
+
+def _home(name: str) -> tuple[bool, str]:
+    home = Path("~").expanduser()  # RuntimeError without HOME and for a user without a name
+    return os.access(home, os.W_OK), "can be written" if os.access(home, os.W_OK) else str(home)
 
 
 def _device(name: str) -> tuple[bool, str]:
@@ -53,19 +63,24 @@ def _sample(name: str) -> tuple[bool, str]:
 
 
 def _package(name: str) -> tuple[bool, str]:
-    if name == "torchvision":  # one of another build than torch fails only when it is imported
-        importlib.import_module(name)
+    if name in IMPORTED:
+        importlib.import_module(IMPORTED[name])
     return True, version(name)
 
 
+# One of another build than torch fails only here, as does a backend that is not installed.
+IMPORTED = {"torchvision": "torchvision", "matplotlib": "matplotlib.pyplot"}
 COURSE = "pip install 'd2lres[course]'"
 TORCH = "pip install --upgrade torch torchvision, both from one source"
 CHECKS: dict[str, tuple] = {  # name: what looks at it, the remedy, and whether it is needed
     "Python": (_python, "install Python 3.10 to 3.13 and make a new environment with it", True),
     "torch": (_package, TORCH, True),
     "torchvision": (_package, TORCH, True),
+    "Asserts": (_asserts, "start Python without -O and unset PYTHONOPTIMIZE", True),
+    "Home": (_home, "set HOME to a folder of yours: JupyterLab keeps its files there", False),
     "Device": (_device, TORCH, True),
     "Memory": (_memory, "use a machine with at least 2 GB", False),
+    "matplotlib": (_package, "unset MPLBACKEND, or pip install --upgrade matplotlib", True),
     "d2l": (_package, COURSE, True),
     "ipywidgets": (_package, COURSE, True),
     "jupyterlab": (_package, f"{COURSE}, unless you read the course in Colab", False),

@@ -23,6 +23,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
+from d2lres.arguments import instance, shown, whole, yes_or_no
 from d2lres.records import asset
 
 BLACK, ORANGE, GREEN, YELLOW = "#000000", "#E69F00", "#009E73", "#F0E442"
@@ -48,10 +49,12 @@ def show(picture: Figure | str) -> None:
 
     Outside IPython it prints the alt text. Raises ValueError if there is no picture of that name.
     """
-    shipped = {path.stem: path for path in sorted(asset("pictures").glob("*.png"))}
-    if isinstance(picture, str) and picture not in shipped:
-        raise ValueError(f"there is no picture {picture!r}: choose one of {', '.join(shipped)}.")
-    data = shipped[picture].read_bytes() if isinstance(picture, str) else png(picture)
+    if isinstance(instance("picture", picture, (Figure, str), "a figure or a name"), str):
+        shipped = {path.stem: path for path in sorted(asset("pictures").glob("*.png"))}
+        if picture not in shipped:
+            known = ", ".join(shipped)
+            raise ValueError(f"there is no picture {shown(picture)}: choose one of {known}.")
+    data = png(picture) if isinstance(picture, Figure) else shipped[picture].read_bytes()
     image: Any = Image.open(io.BytesIO(data))
     alt, (width, height) = image.text["Description"], (side // 2 for side in image.size)
     if not _in_ipython():
@@ -91,12 +94,22 @@ def interactive(draw, **choices) -> None:
 def learning_curves(runs: dict, metric="loss", title=None, log="", alt=None) -> Figure:
     """`metric`, a list of `History`, against the epoch for each run, drawn as by `lines`.
 
-    A value of `runs` is a `History`, or a list of them, one per seed, cut to the shortest.
+    A value of `runs` is a `History`, or a list of them, one per seed, cut to the shortest. Scores
+    that began late are drawn at their epochs. Raises ValueError for anything else.
     """
     curves = {}
-    for key, run in runs.items():
-        rows = [getattr(history, metric) for history in (run if isinstance(run, list) else [run])]
-        curves[key] = [row[: min(map(len, rows))] for row in rows]
+    for key, run in instance("runs", runs, dict, "a dict of histories").items():
+        histories = run if isinstance(run, list) else [run]
+        rows: list[Any] = [getattr(history, str(metric), None) for history in histories]
+        if not all(hasattr(row, "__len__") for row in rows):
+            raise ValueError(f"the run {shown(key)} is no History, or has no list {shown(metric)}.")
+        begun = [
+            len(getattr(history, "loss", row)) - len(row) for history, row in zip(histories, rows)
+        ]
+        late = max(begun, default=0)
+        rows = [row[late - before :] for row, before in zip(rows, begun)]
+        shortest = min(map(len, rows), default=0)
+        curves[key] = (range(late + 1, late + shortest + 1), [row[:shortest] for row in rows])
     ylabel = metric.replace("_", " ") if "test" in metric else f"training {metric}"
     return lines(curves, "epoch", ylabel, title, log, alt=alt)
 
@@ -108,16 +121,28 @@ def lines(curves: dict, xlabel, ylabel, title=None, log="", ylim=None, alt=None)
     Heights of shape (seeds, places) give a thin line per seed and a thick median. log: "y" or "xy",
     the logarithmic axes. Raises ValueError for a line without one finite height.
     """
+    if not instance("curves", curves, dict, "a dict of lines"):
+        raise ValueError("curves has no line to draw.")
+    for key in curves:
+        if not key or not isinstance(key, (str, tuple)):
+            wanted = "a name, or a tuple such as ('plain', 56)"
+            raise ValueError(f"the key of a line must be {wanted}, not {shown(key)}.")
+    if log not in ("", "y", "xy"):
+        raise ValueError(f"log must be '', 'y' or 'xy', not {shown(log)}.")
     fig, ax = axes(xlabel, ylabel, title)
     names, looks, ends = list(map(_name, curves)), _looks(curves), []
     for name, values, (colour, style) in zip(names, curves.values(), _styles(curves)):
-        pair = isinstance(values, tuple) and np.ndim(values[0])
-        seeds = np.atleast_2d(np.asarray(values[1] if pair else values, dtype=float))
-        x = np.asarray(values[0] if pair else range(1, seeds.shape[1] + 1), dtype=float)
-        y = np.median(seeds, axis=0)
+        pair = isinstance(values, tuple) and len(values) == 2 and np.ndim(values[0])
+        try:
+            seeds = np.atleast_2d(np.asarray(values[1] if pair else values, dtype=float))
+            x = np.asarray(values[0] if pair else range(1, seeds.shape[1] + 1), dtype=float)
+            y = np.median(seeds, axis=0) + 0 * x  # ValueError where places and heights differ
+        except (TypeError, ValueError, RuntimeError) as error:
+            wanted = "numbers, or a tuple of as many places and heights"
+            raise ValueError(f"the line {shown(name)} must be {wanted}.") from error
         finite = np.flatnonzero(np.isfinite(y) & (y > 0 if "y" in log else True))
-        if not len(finite):
-            raise ValueError(f"{name!r} has no finite {ylabel} to draw.")
+        if y.ndim != 1 or not len(finite):
+            raise ValueError(f"the line {shown(name)} has no finite {shown(ylabel)} to draw.")
         if len(seeds) > 1:
             ax.plot(x, seeds.T, **style | dict(linewidth=0.9, marker="", alpha=0.5))
         marked = finite[np.linspace(0, len(finite) - 1, min(8, len(finite))).astype(int)].tolist()
@@ -146,15 +171,19 @@ def images(x, titles=None, columns=8, correct=None, alt=None) -> Figure:
     titles = [x.classes[label] for label in x.labels] if named else titles
     pixels = getattr(x, "images", x)
     pixels = np.asarray(pixels.detach().cpu() if hasattr(pixels, "detach") else pixels)
-    if pixels.ndim != 4 or pixels.shape[1] != 1 or not len(pixels):
+    if (
+        pixels.ndim != 4
+        or pixels.shape[1] != 1
+        or 0 in pixels.shape
+        or pixels.dtype.kind not in "uif"
+    ):
         raise ValueError(f"images needs a tensor (N, 1, H, W) with N > 0, not {pixels.shape}.")
-    for name, given in (("titles", titles), ("correct", correct)):
-        if given is not None and len(given) != len(pixels):
-            raise ValueError(f"{name} has {len(given)} entries for {len(pixels)} pictures.")
+    titles = list(map(str, _entries("titles", titles, len(pixels))))
+    correct = [yes_or_no("each of correct", e) for e in _entries("correct", correct, len(pixels))]
     black, white = (0, 255) if pixels.dtype == np.uint8 else (pixels.min(), pixels.max())
-    columns = min(columns, len(pixels))
+    columns = min(whole("columns", columns), len(pixels))
     rows, side = -(-len(pixels) // columns), 96
-    longest = max((len(line) for title in titles or () for line in title.split("\n")), default=0)
+    longest = max((len(line) for title in titles for line in title.split("\n")), default=0)
     wide = max(side + 8, 9 * longest + 24)  # 10 pt need 9 pixels a letter
     high = side + 8 + (18 * max(t.count("\n") + 1 for t in titles) + 4 if titles else 0)
     fig, ax = canvas(columns * wide + 8, rows * high + 8)
@@ -164,13 +193,26 @@ def images(x, titles=None, columns=8, correct=None, alt=None) -> Figure:
         ax.imshow(picture, "gray", vmin=black, vmax=white, extent=extent, aspect="auto")
         if titles:
             colour, mark = INK, ""
-            if correct is not None:
+            if correct:
                 colour, mark = (BLUE, "") if correct[i] else (VERMILLION, "× ")
-            ax.text(x, y + side + 5, mark + titles[i], size=10, color=shade(colour), ha="center")
+            style = dict(size=10, color=shade(colour), ha="center", parse_math=False)
+            ax.text(x, y + side + 5, mark + titles[i], **style)
     shown = f": {', '.join(titles)}." if named else "."
     shown += " Wrong predictions are crossed and vermillion, right ones blue." * bool(correct)
     fig.alt = alt or f"A grid of {len(pixels)} small pictures in grey, {columns} to a row{shown}"
     return fig
+
+
+def _entries(name, given, pictures):
+    """`given` as a list with one entry for each picture; an empty one for None."""
+    if given is None:
+        return []
+    entries = instance(
+        name, given.tolist() if hasattr(given, "tolist") else given, (list, tuple), "a list"
+    )
+    if len(entries) != pictures:
+        raise ValueError(f"{name} has {len(entries)} entries for {pictures} pictures.")
+    return list(entries)
 
 
 def canvas(width: int, height: int):
@@ -186,9 +228,10 @@ def axes(xlabel, ylabel, title=None, width: int = 720, height: int = 410):
     fig = Figure(figsize=(width / CSS, height / CSS), dpi=CSS, facecolor="white")
     fig.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     ax = fig.add_subplot()
-    ax.set_xlabel(xlabel, size=12, color=INK)
-    ax.set_ylabel(ylabel, size=12, color=INK)
-    ax.set_title(title, size=13, color=INK, weight="bold", loc="left", pad=12)
+    label: Any = dict(color=INK, parse_math=False)  # or two dollars would be a formula
+    ax.set_xlabel(xlabel, size=12, **label)
+    ax.set_ylabel(ylabel, size=12, **label)
+    ax.set_title(title, size=13, weight="bold", loc="left", pad=12, **label)
     ax.tick_params(which="both", labelsize=11, color=PALE, labelcolor=INK)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(PALE)
@@ -215,7 +258,9 @@ def _looks(keys):
     """How the kinds among these keys are drawn, for the alt text."""
     kinds = {key[0] for key in keys if not isinstance(key, str)}
     if unknown := kinds - set(KINDS):
-        raise ValueError(f"a net is {' or '.join(KINDS)}, not {unknown.pop()!r}: name it instead.")
+        raise ValueError(
+            f"a net is {' or '.join(KINDS)}, not {shown(unknown.pop())}: name it instead."
+        )
     return "".join(f" {k.capitalize()} nets are {look}." for k, look in LOOKS.items() if k in kinds)
 
 
@@ -255,6 +300,7 @@ def _finish(fig, ends, log, alt):
     for (x, y, name, colour), height in zip(ends, heights):
         place = (1.04, ax.transAxes.inverted().transform((0, height))[1])
         line = dict(arrowstyle="-", color=GREY, linewidth=0.7, shrinkA=1, shrinkB=5)
-        style = dict(va="center", size=12, color=shade(colour), weight="bold", arrowprops=line)
+        style = dict(va="center", size=12, color=shade(colour), weight="bold", parse_math=False)
+        style |= dict(arrowprops=line)
         ax.annotate(name, (x, y), place, textcoords="axes fraction", **style)
     return fig

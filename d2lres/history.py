@@ -14,7 +14,8 @@ class Score(NamedTuple):
 @dataclass
 class History:
     """One entry an epoch: loss (nats) and accuracy (0 to 1) while training, the same on the test
-    images if there are any, and wall seconds. `interrupted` is True after Ctrl-C."""
+    images if there are any, and wall seconds. Test scores that began late are those of the last
+    epochs. `interrupted` is True after Ctrl-C."""
 
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
@@ -28,5 +29,8 @@ class TrainingDiverged(RuntimeError):
     """The loss became infinite or NaN; `history` holds the epochs before."""
 
     def __init__(self, message: str, history: History) -> None:
-        super().__init__(message)
+        super().__init__(message, history)  # both, so that it survives pickling
         self.history = history
+
+    def __str__(self) -> str:
+        return self.args[0]

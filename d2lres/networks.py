@@ -6,6 +6,7 @@
 
 from torch import Tensor, nn
 
+from d2lres.arguments import instance, shown, whole, yes_or_no
 from d2lres.blocks import BasicBlock, Block, Bottleneck, PreActBlock, check_maps, make_shortcut
 
 
@@ -22,8 +23,8 @@ class ResNet(nn.Module):
     residual: False leaves out the additions and changes nothing else.
     zero_init_residual: each branch's last BN starts at 0 (BasicBlock and Bottleneck).
 
-    Raises ValueError for an unknown shortcut, and in the call for anything but (N, in_channels,
-    H, W). Source: He et al. 2015, table 1 and section 4.2; names follow torchvision.
+    Raises ValueError for arguments of another kind, and in the call for anything but (N,
+    in_channels, H, W). Source: He et al. 2015, table 1 and section 4.2; names follow torchvision.
     """
 
     def __init__(
@@ -40,12 +41,18 @@ class ResNet(nn.Module):
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
-        if shortcut not in ("A", "B"):
+        if not isinstance(shortcut, str) or shortcut not in ("A", "B"):
             known = "'A' (zero padding) or 'B' (1x1 convolution)"
-            raise ValueError(f"unknown shortcut {shortcut!r}: use {known}.")
-        if min(num_classes, in_channels, width, *layers) < 1:
-            sizes = "num_classes, in_channels, width and every entry of layers"
-            raise ValueError(f"{sizes} must be at least 1.")
+            raise ValueError(f"unknown shortcut {shown(shortcut)}: use {known}.")
+        if not (isinstance(block, type) and issubclass(block, Block)):
+            known = "BasicBlock, Bottleneck or PreActBlock"
+            raise ValueError(f"block must be a class such as {known}, not {shown(block)}.")
+        instance("layers", layers, (list, tuple), "a list of numbers of blocks")
+        layers = [whole("every entry of layers", blocks) for blocks in layers]
+        num_classes, width = whole("num_classes", num_classes), whole("width", width)
+        in_channels, residual = whole("in_channels", in_channels), yes_or_no("residual", residual)
+        small_images = yes_or_no("small_images", small_images)
+        zero_init_residual = yes_or_no("zero_init_residual", zero_init_residual)
         pre_activation = issubclass(block, PreActBlock)
         size, stride, padding = (3, 1, 1) if small_images else (7, 2, 3)
         self.conv1 = nn.Conv2d(in_channels, width, size, stride, padding, bias=False)
@@ -124,6 +131,7 @@ def cifar_resnet(
     parameters, for the same seed the same initial weights, no additions.
     Raises ValueError for another depth or an unknown shortcut. Source: He et al. 2015, section 4.2.
     """
+    depth = whole("depth", depth)
     if depth < 8 or depth % 6 != 2:
         nearest = 6 * max(1, round((depth - 2) / 6)) + 2
         rule = "depth must be 6n + 2, such as 8, 20, 32, 56 or 110"

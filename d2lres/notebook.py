@@ -16,7 +16,8 @@ def explain_missing_names() -> None:
 
 def _explain(shell, kind, error, trace, tb_offset=None) -> None:
     shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
-    if kind is NameError and (said := hint(error.name, _cells(shell))):
+    name = getattr(error, "name", None)  # None if somebody's own code raised it
+    if kind is NameError and name and (said := hint(name, _cells(shell))):
         print(said)
 
 
@@ -43,7 +44,7 @@ def _made_by(source: str) -> set[str]:
     """The names that a cell's own lines assign, define or import; not those inside functions."""
     try:
         steps = dis.get_instructions(compile(source, "cell", "exec"))
-    except SyntaxError:  # a magic command, or a cell in the middle of an edit
+    except (SyntaxError, ValueError):  # a magic command, a cell in the middle of an edit, a NUL
         return set()
     return {step.argval for step in steps if step.opname == "STORE_NAME"}
 
@@ -54,6 +55,6 @@ def _cells(shell) -> list[str] | None:
     try:
         with open(path, encoding="utf-8") as file:
             cells = json.load(file)["cells"]
+        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     except (OSError, TypeError, ValueError, KeyError):
         return None
-    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]

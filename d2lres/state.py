@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +25,12 @@ def untouched(*models: nn.Module) -> Iterator[None]:
     flags = [(t, t.requires_grad, t.grad) for t in known if t.is_leaf]
     gradients = [grad for _, _, grad in flags if grad is not None]
     values = [(t, t.data, t.detach().clone()) for t in (*known, *gradients)]
-    numbers, python = np.random.get_state(), random.getstate()
+    numbers = random_state()
     with torch.random.fork_rng({t.device for t in known if t.device.type == "cuda"}):
         try:
             yield
         finally:
-            random.setstate(python)
-            np.random.set_state(numbers)
+            restore_random(numbers)
             for table, own in [(vars(module), own) for module, own in modules] + tables:
                 table.clear()  # in place: a hook's handle knows the table it is in
                 table.update(own)
@@ -38,3 +38,23 @@ def untouched(*models: nn.Module) -> Iterator[None]:
                 t.data = data.copy_(value)  # not t.copy_: a graph built before must stay usable
             for t, requires_grad, grad in flags:
                 t.requires_grad_(requires_grad).grad = grad
+
+
+def random_state() -> dict[str, Any]:
+    """Where the global random numbers are, as plain data: of Python, NumPy, PyTorch and its GPU."""
+    numpy: dict = np.random.get_state(legacy=False)
+    key = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
+    gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    numpy["state"] = {"key": key, "pos": int(numpy["state"]["pos"])}
+    return dict(python=random.getstate(), numpy=numpy, torch=torch.get_rng_state(), gpu=gpu)
+
+
+def restore_random(state: dict[str, Any]) -> None:
+    """Go on with the global random numbers where `random_state` has found them."""
+    random.setstate(state["python"])
+    key = state["numpy"]["state"]["key"].numpy().astype(np.uint32)
+    inner = {"key": key, "pos": state["numpy"]["state"]["pos"]}
+    np.random.set_state(state["numpy"] | {"state": inner})
+    torch.set_rng_state(state["torch"])
+    if state["gpu"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["gpu"])

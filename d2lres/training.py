@@ -10,20 +10,23 @@ Started by torchrun, the same loop trains in many processes, each on its share o
 
 import math
 import os
+import sys
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from d2lres import checkpoints
+from d2lres import checkpoints, rehearsal
+from d2lres.arguments import instance, shown
 from d2lres.data import Images
 from d2lres.distributed import Group
 from d2lres.history import History, Score, TrainingDiverged
@@ -58,32 +61,37 @@ def fit(
     mixed_precision: compute what may be in bfloat16, weights and tests stay float32; the default is
         yes on CUDA GPUs that have it, and no elsewhere.
     checkpoint: a file written after every epoch. If it exists, training goes on where it stopped,
-        to the same weights, bit for bit on one machine, as without the interruption.
+        to the same weights, bit for bit on one machine, as without the interruption. It needs the
+        same arguments, the same images and a model with the same initial weights.
     progress: show a bar; the default is yes, unless the environment has D2LRES_PROGRESS=0.
-    after_epoch: called with the history after every epoch, once the checkpoint is written.
+    after_epoch: called with the history after every epoch; the checkpoint follows it.
+
+    Before the first step the smallest batch and two test images pass through the model, which leave
+    no trace in it, so that what does not fit is said at once.
 
     In a group of processes (torch.distributed) call it in each one, with the same arguments. Every
     batch is shared among them, the gradient is that of the whole batch, and the history that of all
     images. Batch norm sees its process's share. Rank 0 alone reads and writes files.
 
-    Ctrl-C ends training and returns the history so far. Raises TrainingDiverged when the loss is no
-    longer finite, CheckpointError for a checkpoint that cannot be used, ValueError for bad input.
+    Ctrl-C ends training and returns the history so far. Raises TrainingDiverged when the loss or a
+    weight is no longer finite, CheckpointError for a checkpoint that cannot be used or is in use,
+    ValueError for bad input.
     """
-    run = SimpleNamespace(**locals(), history=History())
-    _prepare(run)
-    with run.group.ctrl_c(), run.bar:
+    run = SimpleNamespace(**locals(), history=History(), group=Group())
+    with run.group.ctrl_c(), ExitStack() as run.stack:
         try:
+            _prepare(run)
             _loop(run)
         except KeyboardInterrupt:
             run.history.interrupted = True
-            run.group.copy_buffers(model)
+            run.group.copy(model.buffers())
     run.group.wait()
     return run.history
 
 
 def _loop(run: SimpleNamespace) -> None:
     """Train from the epoch that the history has reached to the last one. `run`: fit's arguments."""
-    net, group, history = run.group.wrap(run.model), run.group, run.history
+    net, group, history = run.group.wrap(run.model, run.unused), run.group, run.history
     for epoch in range(len(history.loss), run.epochs):
         start, total, correct = time.perf_counter(), 0.0, 0.0
         run.model.train()
@@ -96,7 +104,7 @@ def _loop(run: SimpleNamespace) -> None:
             sums = group.sum(loss.item() * len(y), right, len(y), group.stop)
             loss_sum, right, images, stop = sums
             if not math.isfinite(loss_sum):
-                raise TrainingDiverged(_why_diverged(run, loss_sum, epoch), history)
+                raise TrainingDiverged(_why_diverged(run, "the loss", loss_sum, epoch), history)
             if stop:
                 raise KeyboardInterrupt
             run.optimizer.zero_grad(set_to_none=True)
@@ -107,8 +115,8 @@ def _loop(run: SimpleNamespace) -> None:
                 run.scheduler.step()
             total, correct = total + loss_sum, correct + right
             run.bar.update()
-        group.copy_buffers(run.model)
-        seconds, test = time.perf_counter() - start, _test(run)
+        group.copy(run.model.buffers())
+        seconds, test = time.perf_counter() - start, _test(run, epoch)
         history.seconds.append(seconds)  # all lists after the test: Ctrl-C leaves no half epoch
         history.loss.append(total / len(run.train))
         history.accuracy.append(correct / len(run.train))
@@ -116,8 +124,14 @@ def _loop(run: SimpleNamespace) -> None:
             history.test_loss.append(test.loss)
             history.test_accuracy.append(test.accuracy)
         run.bar.set_postfix(epoch=epoch + 1, loss=f"{history.loss[-1]:.3f}")
-        for action in run.after:
-            group.first(action, history)
+        try:
+            if run.after_epoch is not None:
+                group.first(run.after_epoch, history)
+                group.copy([*run.model.parameters(), *run.model.buffers()])
+        finally:
+            _refuse_infinite(run, epoch)
+            if run.saved is not None:
+                group.first(run.saved.save, history)
 
 
 def _batches(run: SimpleNamespace, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -130,80 +144,105 @@ def _batches(run: SimpleNamespace, epoch: int) -> Iterator[tuple[Tensor, Tensor]
     return run.train.batches(run.batch_size, generator=generator, **options)
 
 
-def _test(run: SimpleNamespace) -> Score | None:
-    """Loss and accuracy on all test images, each process on its share of them."""
-    if run.test is None:
-        return None
-    mine = run.test[run.group.share]
+def _test(run: SimpleNamespace, epoch: int) -> Score | None:
+    """Loss and accuracy on all test images, each process on its share of them. Raises
+    TrainingDiverged if the last step has led to weights or to a loss that is not finite."""
+    _refuse_infinite(run, epoch)
+    test = run.train[: run.group.count] if run.test is None else run.test
+    mine = test[run.group.share]
     score = evaluate(run.model, mine)
-    sums = run.group.sum(*(value * len(mine) / len(run.test) for value in score))
-    return score if run.group.count == 1 else Score(*sums)
+    if run.group.count > 1:
+        score = Score(*run.group.sum(*(value * len(mine) / len(test) for value in score)))
+    if not math.isfinite(score.loss):
+        raise TrainingDiverged(
+            _why_diverged(run, "the loss after it", score.loss, epoch), run.history
+        )
+    return None if run.test is None else score
 
 
-def _why_diverged(run: SimpleNamespace, loss: float, epoch: int) -> str:
-    rate = run.optimizer.param_groups[0]["lr"]
-    what = f"the loss became {loss} in epoch {epoch + 1} at learning rate {rate:.2g}"
+def _refuse_infinite(run: SimpleNamespace, epoch: int) -> None:
+    if not run.finite <= checkpoints.finite(run.model):
+        raise TrainingDiverged(_why_diverged(run, "a weight", math.nan, epoch), run.history)
+
+
+def _why_diverged(run: SimpleNamespace, what: str, value: float, epoch: int) -> str:
+    rate = float(run.optimizer.param_groups[0]["lr"])
+    what = f"{what} became {value} in epoch {epoch + 1} at learning rate {rate:.2g}"
     remedy = "lower the learning rate, or give the network normalisation or shortcuts"
     return f"{what}, so training stopped: {remedy}."
 
 
 def _prepare(run: SimpleNamespace) -> None:
     """Refuse what makes no sense, fill in what was left out, and go on from the checkpoint."""
-    train, test, size = run.train, run.test, run.batch_size
-    if not isinstance(train, Images) or not (test is None or isinstance(test, Images)):
-        how = "as fashion_mnist() returns them; wrap your own tensors in Images(images, labels)"
-        raise ValueError(f"train and test must be d2lres.data.Images, {how}.")
-    if run.epochs < 1 or size < 1 or len(train) < 2:
-        raise ValueError("epochs and batch_size must be at least 1, and train needs two images.")
-    if not 0 <= run.label_smoothing <= 1:
-        raise ValueError(f"label_smoothing must lie between 0 and 1, not {run.label_smoothing}.")
-    if run.optimizer is not None and run.lr is not None:
-        raise ValueError(
-            "lr belongs to the default optimizer: set it in yours, or drop optimizer=."
-        )
-    if run.scheduler is not None and run.optimizer is None:
-        raise ValueError("a scheduler needs the optimizer it drives: pass optimizer= as well.")
-    run.device = torch.device(run.device) if run.device is not None else default_device()
-    run.precision, run.group = _precision(run.mixed_precision, run.device), Group(run.device)
-    smallest = min(len(train) % size or size, len(test or train))
-    if smallest < run.group.count:
-        what = f"{run.group.count} processes cannot share a batch or test set of {smallest} images"
-        raise ValueError(f"{what}: choose another batch_size, or fewer processes.")
-    run.model.to(run.device)
-    run.train, steps = train.to(run.device), math.ceil(len(train) / size)
-    if run.optimizer is None:
-        run.lr = 0.1 if run.lr is None else run.lr
-        run.optimizer = SGD(run.model.parameters(), run.lr, momentum=0.9, weight_decay=1e-4)
-        total = run.epochs * steps
-        run.scheduler = OneCycleLR(run.optimizer, run.lr, total, cycle_momentum=False)
-    run.after = []
+    group = run.group
+    group.agree(lambda: _rehearsed(run))
+    run.finite, run.saved = checkpoints.finite(run.model), None
     if run.checkpoint is not None:
-        checkpoint = checkpoints.Checkpoint(run)
-        run.after.append(checkpoint.save)
-        if (state := run.group.first(checkpoint.read)) is not None:
-            run.history = checkpoint.restore(state)
-    if run.after_epoch is not None:
-        run.after.append(run.after_epoch)
-    left = steps * (run.epochs - len(run.history.loss))
-    run.bar = progress_bar(total=left, show=run.progress if run.group.rank == 0 else False)
+        run.saved = checkpoints.Checkpoint(run)
+        run.stack.callback(run.saved.leave)
+        alone = checkpoints.one_at_a_time(run.saved.path)
+        group.first(lambda: run.stack.enter_context(alone))
+        if (state := group.first(run.saved.begin)) is not None:
+            run.history = run.saved.restore(state)
+    left = run.steps - run.steps // run.epochs * len(run.history.loss)
+    last, total = (getattr(run.scheduler, name, None) for name in ("last_epoch", "total_steps"))
+    if total is not None and last + left > total:
+        what = f"the scheduler has {total - last} steps left and training {left}"
+        raise ValueError(f"{what}: make it for all {run.steps}.")
+    run.bar = progress_bar(total=left, show=run.progress if group.rank == 0 else False)
+    run.stack.enter_context(run.bar)
+
+
+def _rehearsed(run: SimpleNamespace) -> dict[str, Any]:
+    """All that can be refused before the first step. Returns what all processes must agree on."""
+    rehearsal.check(run)
+    run.device = run.group.device = _device(run.device)
+    run.precision = _precision(run.mixed_precision, run.device)
+    rehearsal.move(run)
+    rehearsal.drive(run)
+    rehearsal.rehearse(run)
+    if run.group.count == 1:
+        return {}
+    shapes = [tuple(parameter.shape) for parameter in run.model.parameters()]
+    architecture = zlib.crc32(f"{run.model} {shapes}".encode())
+    told: dict[str, Any] = {"model": f"{type(run.model).__name__} ({architecture:08x})"}
+    told |= checkpoints.identity(run) | {"initial weights": "those of process 0"}
+    optional = ("checkpoint", "after_epoch")
+    return told | {name: getattr(run, name) is not None for name in optional}
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, data: Images, batch_size: int = 512) -> Score:
-    """Loss and accuracy of `model` on `data`, in eval mode; the model is left in the mode it had."""
-    device = next((parameter.device for parameter in model.parameters()), "cpu")
+    """Loss and accuracy of `model` on `data`, in eval mode; the model is left in the mode it had.
+
+    Raises ValueError for anything but a model and Images, and unless it returns logits (N, C).
+    """
+    for name, value, kind in (("model", model, "model"), ("data", data, "train")):
+        instance(name, value, *rehearsal.KINDS[kind])
+    device = next((parameter.device for parameter in model.parameters()), None)
     loss, correct = 0.0, 0
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
         for x, y in data.batches(batch_size, device=device):
-            logits = model(x)
+            logits = rehearsal.check_logits(model(x), len(x), len(data.classes))
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             correct += (logits.argmax(1) == y).sum().item()
     finally:
         for module, mode in modes.items():
             module.training = mode
     return Score(loss / len(data), correct / len(data))
+
+
+def _device(given: torch.device | str | None) -> torch.device:
+    """The device that was asked for, if numbers can be put there, or the default."""
+    try:
+        device = default_device() if given is None else torch.device(given)
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # RuntimeError, or without CUDA AssertionError, or TypeError
+        what = f"device must be one that PyTorch finds here, such as 'cpu', not {shown(given)}"
+        raise ValueError(f"{what} ({rehearsal.told(error)}).") from error
+    return device
 
 
 def default_device() -> torch.device:
@@ -223,11 +262,19 @@ def progress_bar(
     """
     from tqdm.auto import tqdm
 
+    class Bar(tqdm):
+        def display(self, *given: Any, **more: Any) -> Any:
+            try:
+                return super().display(*given, **more)
+            except (OSError, ValueError):  # whoever read it has gone
+                self.disable = True
+
     if show is None:
         show = os.environ.get("D2LRES_PROGRESS", "1") != "0"
+    hidden = not show or sys.stderr is None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")
-        return tqdm(iterable=steps, total=total, unit="batch", disable=not show, leave=False)
+        return Bar(iterable=steps, total=total, unit="batch", disable=hidden, leave=False)
 
 
 def _precision(mixed: bool | None, device: torch.device) -> AbstractContextManager:

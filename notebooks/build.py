@@ -42,7 +42,8 @@ METADATA = {
 SETUP = """\
 # @title Set-up: run this cell first
 from importlib import invalidate_caches, util
-if not util.find_spec("d2lres"):  # opened alone, as in Colab: install the course and nothing else
+found = util.find_spec("d2lres")
+if not (found and found.origin):  # opened alone, as in Colab: install the course and nothing else
     import subprocess, sys
     course = ["d2l==0.17.0", "d2lres @ git+{repository}@v{version}"]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *course]
@@ -51,6 +52,9 @@ if not util.find_spec("d2lres"):  # opened alone, as in Colab: install the cours
                            "or follow {repository}.")
     invalidate_caches()
 import d2lres
+if d2lres.__version__ not in ("{version}", "unknown"):
+    raise RuntimeError("This is a chapter of d2lres {version}, and another one is installed: "
+                       "pip uninstall d2lres, restart the kernel and run this cell again.")
 d2lres.explain_missing_names()  # for cells that are run out of order"""
 # Folded, in JupyterLab and in Colab: what a chapter begins with is its question.
 FOLDED = {"jupyter": {"source_hidden": True}, "cellView": "form"}

@@ -1,4 +1,5 @@
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -149,7 +150,7 @@ SETUP = building.SETUP.format(**building.project())
 def test_set_up_is_short_folded_and_silent_where_the_course_is_installed(capsys, monkeypatch):
     assert SETUP.startswith("# @title ") and building.FOLDED["cellView"] == "form"  # for Colab
     assert building.FOLDED["jupyter"] == {"source_hidden": True}
-    assert len(SETUP.splitlines()) <= 12 and max(map(len, SETUP.splitlines())) <= 100
+    assert len(SETUP.splitlines()) <= 16 and max(map(len, SETUP.splitlines())) <= 100
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("nothing to install"))
     exec(SETUP, {})
     assert capsys.readouterr() == ("", "")
@@ -160,7 +161,9 @@ def test_set_up_installs_the_repository_at_the_tag_or_says_what_to_do(monkeypatc
 
     def pip_that_works_once(command, **options):
         commands.append(command)
-        sys.modules["d2lres"] = types.SimpleNamespace(explain_missing_names=lambda: None)
+        sys.modules["d2lres"] = types.SimpleNamespace(
+            explain_missing_names=lambda: None, __version__=VERSION
+        )
         return subprocess.CompletedProcess(command, returncode=len(commands) - 1)
 
     monkeypatch.setattr(subprocess, "run", pip_that_works_once)
@@ -171,6 +174,31 @@ def test_set_up_installs_the_repository_at_the_tag_or_says_what_to_do(monkeypatc
     monkeypatch.setitem(sys.modules, "d2lres", None)
     with pytest.raises(RuntimeError, match="go online and run this cell again"):
         exec(SETUP, {})
+
+
+def python(*given, **options):
+    """A fresh interpreter, which knows nothing of this one's modules: its errors."""
+    done = subprocess.run([sys.executable, *given], capture_output=True, text=True, **options)
+    return done.stderr
+
+
+def test_set_up_names_another_version_and_a_folder_of_the_name_is_not_the_course(tmp_path):
+    older = SETUP.replace(VERSION, "9.9.9")
+    said = python("-c", older).splitlines()[-1]
+    assert said.startswith("RuntimeError: This is a chapter of d2lres 9.9.9, and another one is")
+    assert said.endswith("pip uninstall d2lres, restart the kernel and run this cell again.")
+    (tmp_path / "d2lres").mkdir()  # a clone beside the notebook, as in Colab
+    (tmp_path / "pip.py").write_text("raise SystemExit(3)")
+    said = python("-S", "-c", SETUP, cwd=tmp_path).splitlines()[-1]
+    assert said.startswith("RuntimeError: d2lres could not be installed: go online")
+
+
+def test_the_course_without_torch_says_so(tmp_path):
+    where = {**os.environ, "PYTHONPATH": str(ROOT)}
+    said = python("-S", "-c", "import d2lres", cwd=tmp_path, env=where).splitlines()[-1]
+    assert (
+        said == "ImportError: d2lres needs PyTorch: install torch and torchvision, then try again."
+    )
 
 
 # Building

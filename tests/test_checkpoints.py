@@ -1,21 +1,29 @@
 """Checkpoints: a run is resumed exactly, by itself alone, and no damage or malice gets through."""
 
+import io
 import os
 import pickle
+import random
 import warnings
+import zipfile
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import training_runs
-from torch.optim.lr_scheduler import OneCycleLR, StepLR
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, StepLR
 from training_runs import TEST, TRAIN, interrupt, linear, resnet, same, weights, with_dropout
 
 from d2lres import checkpoints
 from d2lres.checkpoints import CheckpointError, load_checkpoint
-from d2lres.training import fit
+from d2lres.data import Images
+from d2lres.training import TrainingDiverged, fit
 
 SAME = dict(epochs=2, batch_size=16)
 
@@ -51,7 +59,7 @@ def test_a_resumed_run_gives_the_weights_of_a_whole_one(tmp_path, make, options,
         given = options | drivers(model, kind) | more
         return fit(model, TRAIN, TEST, epochs=3, batch_size=16, **given)
 
-    whole, broken, resumed = make(), make(), make(seed=7)
+    whole, broken, resumed = make(), make(), make()
     torch.manual_seed(1)
     expected = run(whole)
     torch.manual_seed(1)
@@ -91,7 +99,7 @@ def checkpoint(finished, tmp_path):
 
 
 def test_a_finished_checkpoint_gives_its_model_and_history_without_training(finished, checkpoint):
-    model = resnet(seed=8)
+    model = resnet()
     assert fit(model, TRAIN, TEST, checkpoint=checkpoint, **SAME) == finished[2]
     assert same(model, finished[1]) and checkpoint.read_bytes() == finished[0].read_bytes()
     state = load_checkpoint(str(checkpoint))
@@ -100,7 +108,7 @@ def test_a_finished_checkpoint_gives_its_model_and_history_without_training(fini
 
 def refused(path, message, model=None, train=TRAIN, **options):
     """fit refuses `path`, saying `message`, and leaves file, folder and model alone."""
-    model = model or resnet(seed=8)
+    model = model or resnet()
     before, content, folder = weights(model), path.read_bytes(), sorted(os.listdir(path.parent))
     with pytest.raises(CheckpointError, match=message) as caught:
         fit(model, train, TEST, checkpoint=path, **(SAME | options))
@@ -140,7 +148,7 @@ def test_a_checkpoint_of_another_run_is_refused(checkpoint, other, message):
         ("", "SGD", "scheduler=OneCycleLR, not None"),
         ("Adam, StepLR", "Adam", "scheduler=StepLR, not None"),
         ("Adam, StepLR", "Adam, OneCycleLR", "scheduler=StepLR, not OneCycleLR"),
-        ("Adam", "Adam in groups", "was made with another optimizer: use the same one"),
+        ("Adam", "Adam in groups", r"optimizer's params=\[2\], not \[1, 1\]"),
     ],
 )
 def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path, before, after, message):
@@ -158,14 +166,41 @@ def test_a_truncated_checkpoint_is_refused_whatever_its_length(finished, tmp_pat
     lengths = {0, 1, 4, 10, 100, 1000, size - 1, size - 2, size - 22, size - 100}
     for length in sorted(lengths | {size * k // 13 for k in range(13)}):
         path.write_bytes(content[:length])
-        refused(path, "elete it to start afresh")
+        refused(path, "half-written|is empty|is a text file" if length < 4 else "half-written")
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
-    junk = [b"\0" * 5000, b"text", b"PK\3\4" + b"x" * 99, b"<html>not found</html>"]
-    for content in (*junk, bytes(range(256)) * 20):
-        (tmp_path / "run.pt").write_bytes(content)
-        refused(tmp_path / "run.pt", "elete it to start afresh")
+    path, archive = tmp_path / "run.pt", io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("word/document.xml", "text")
+    junk = {
+        b"text": "is a text file",
+        b"<html>not found</html>": "is a text file",
+        b"\0" * 5000: "is no file of torch.save",
+        bytes(range(256)) * 20: "is no file of torch.save",
+        pickle.dumps([1, 2]): "is no file of torch.save, or one in its old format",
+        b"PK\3\4" + b"x" * 99: "is not a complete checkpoint, but half-written or damaged",
+        archive.getvalue(): "is an archive of something else",
+    }
+    for content, message in junk.items():
+        path.write_bytes(content)
+        refused(path, f"{message}.*; choose another path, or move the file away to start afresh")
+    torch.jit.script(nn.Linear(2, 2)).save(path)
+    refused(path, "is a TorchScript model, which torch.jit.load opens")
+
+
+def test_a_flipped_bit_and_what_would_fill_the_memory_are_refused(checkpoint):
+    content = bytearray(checkpoint.read_bytes())
+    with zipfile.ZipFile(checkpoint) as file:
+        entries = {entry.filename: file.read(entry) for entry in file.infolist()}
+        place = max(file.infolist(), key=lambda entry: entry.file_size).header_offset + 200
+    content[place] ^= 4
+    checkpoint.write_bytes(content)
+    refused(checkpoint, "damaged")
+    with zipfile.ZipFile(checkpoint, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in entries.items():
+            file.writestr(name, data)
+    refused(checkpoint, "is a compressed archive, which fit never writes")
 
 
 def test_other_torch_files_are_refused_and_said_to_be_whole(checkpoint):
@@ -174,7 +209,7 @@ def test_other_torch_files_are_refused_and_said_to_be_whole(checkpoint):
     torch.save(state, checkpoint)
     refused(checkpoint, "run.pt")
     torch.save(resnet().state_dict(), checkpoint)
-    refused(checkpoint, "is no checkpoint of fit, it lacks architecture, history, model")
+    refused(checkpoint, "is no checkpoint of fit, it lacks architecture, buffers, history, model")
     for other in (torch.rand(3), [1, 2], {"history": 1}, None, "text"):
         torch.save(other, checkpoint)
         refused(checkpoint, "is no checkpoint of fit")
@@ -198,7 +233,8 @@ def test_a_malicious_checkpoint_runs_no_code(checkpoint, tmp_path, hidden):
         state = torch.load(checkpoint, weights_only=True) | {"history": payload}
         new_format = dict(_use_new_zipfile_serialization=hidden != "old format")
         torch.save(state if hidden == "inside" else payload, checkpoint, **new_format)
-    refused(checkpoint, "holds more than tensors and plain data, so it was not opened")
+    message = "holds more than tensors and plain data, perhaps a pickled model, so it was not"
+    refused(checkpoint, "in its old format" if hidden in ("pickle", "old format") else message)
     assert not payload.path.exists()
     if hidden == "pickle":
         pickle.loads(checkpoint.read_bytes())
@@ -219,7 +255,7 @@ def test_a_missing_or_impossible_file_is_named_before_training(tmp_path, place, 
     with pytest.raises(CheckpointError, match="there is no checkpoint .*missing"):
         load_checkpoint(tmp_path / "missing")
     with pytest.raises(CheckpointError, match=message) as caught:
-        fit(model, TRAIN, epochs=1, checkpoint=tmp_path / place)
+        fit(model, TRAIN, epochs=2, checkpoint=tmp_path / place)
     assert "elete" not in str(caught.value) and same(model, before)
     assert (tmp_path / "file").read_text() == "in the way"
     assert sorted(tmp_path.rglob("*")) == [tmp_path / "file", tmp_path / "folder"]
@@ -231,7 +267,7 @@ def test_a_missing_or_impossible_file_is_named_before_training(tmp_path, place, 
         (OSError(28, "No space left on device"), CheckpointError),
         (RuntimeError("basic_ios::clear: iostream error"), CheckpointError),
         (MemoryError(), MemoryError),
-        (pickle.PicklingError("cannot pickle"), pickle.PicklingError),
+        (pickle.PicklingError("cannot pickle"), CheckpointError),
         (KeyboardInterrupt(), None),
     ],
     ids=repr,
@@ -243,12 +279,12 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint_whole_and_no_junk(
 
     def save(state, target):
         # The new one is written under another name, so no moment exists with half of it in place.
-        assert Path(target).name != path.name and Path(target).parent == path.parent
+        assert Path(target.name).name != path.name and Path(target.name).parent == path.parent
         original(state, target)
-        if saved:
-            Path(target).write_bytes(Path(target).read_bytes()[:100])
-            raise crash
         saved.append(path)
+        if len(saved) == 3:  # the first is the rehearsal's
+            target.truncate(100)
+            raise crash
 
     monkeypatch.setattr(torch, "save", save)
     options = dict(epochs=3, batch_size=16, checkpoint=path)
@@ -256,7 +292,7 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint_whole_and_no_junk(
         assert fit(linear(), TRAIN, **options).interrupted
     assert os.listdir(tmp_path) == ["run.pt"] and len(load_checkpoint(path)["history"].loss) == 1
     monkeypatch.undo()
-    resumed, whole = linear(seed=5), linear()
+    resumed, whole = linear(), linear()
     fit(resumed, TRAIN, **options)
     fit(whole, TRAIN, epochs=3, batch_size=16)
     assert same(resumed, whole)
@@ -270,4 +306,280 @@ def test_a_full_disk_is_called_so(tmp_path, monkeypatch, free, reason):
     monkeypatch.setattr(torch, "save", save)
     monkeypatch.setattr(checkpoints, "disk_usage", lambda folder: SimpleNamespace(free=free))
     with pytest.raises(CheckpointError, match=f"run.pt .*{reason}.*choose a folder"):
-        fit(linear(), TRAIN, epochs=1, checkpoint=tmp_path / "run.pt")
+        fit(linear(), TRAIN, epochs=2, checkpoint=tmp_path / "run.pt")
+
+
+# A run has an identity
+
+
+def swapped():
+    """Other images, of the same number, size and labels."""
+    return Images(TRAIN.images.flip(3), TRAIN.labels)
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (dict(train=swapped()), "a run with other training images: use the same"),
+        (dict(train=replace(TRAIN, labels=TRAIN.labels.flip(0))), "other training images"),
+        (dict(train=replace(TRAIN, size=5)), "a run with size=None, not 5"),
+        (dict(test=swapped()), "other test images"),
+        (dict(test=None), "other test images"),
+        (dict(model=resnet(seed=1)), "other initial weights, which torch.manual_seed decides"),
+    ],
+    ids=["images", "labels", "size", "test images", "no test images", "another seed"],
+)
+def test_other_images_or_weights_are_another_run(checkpoint, other, message):
+    given = dict(model=resnet(), train=TRAIN, test=TEST) | other
+    content = checkpoint.read_bytes()
+    with pytest.raises(CheckpointError, match=message):
+        fit(**given, **SAME, checkpoint=checkpoint)
+    assert checkpoint.read_bytes() == content
+
+
+def test_five_seeds_with_one_path_are_not_five_times_the_first(tmp_path):
+    path = tmp_path / "run.pt"
+    fit(linear(0), TRAIN, **SAME, checkpoint=path)
+    for seed in range(1, 5):
+        with pytest.raises(CheckpointError, match="other initial weights"):
+            fit(linear(seed), TRAIN, **SAME, checkpoint=path)
+
+
+@pytest.mark.parametrize("change, name", [(dict(lr=0.2), "lr"), (dict(momentum=0.5), "momentum")])
+def test_another_setting_of_the_optimizer_is_another_run(tmp_path, change, name):
+    path, model = tmp_path / "run.pt", linear()
+    settings = dict(lr=0.1, momentum=0.9)
+    fit(model, TRAIN, **SAME, checkpoint=path, optimizer=SGD(model.parameters(), **settings))
+    model = linear()
+    optimizer = SGD(model.parameters(), **settings | change)
+    with pytest.raises(CheckpointError, match=rf"optimizer's {name}=\[{settings[name]}\], not \["):
+        fit(model, TRAIN, **SAME, checkpoint=path, optimizer=optimizer)
+
+
+def test_another_setting_of_the_scheduler_is_another_run(tmp_path):
+    for gamma in (0.9, 0.5):
+        model = linear()
+        optimizer = SGD(model.parameters(), lr=0.1)
+        given = dict(optimizer=optimizer, scheduler=StepLR(optimizer, 2, gamma=gamma))
+        stops = pytest.raises(CheckpointError, match="scheduler's gamma=0.9, not 0.5")
+        with nullcontext() if gamma == 0.9 else stops:
+            fit(model, TRAIN, **SAME, checkpoint=tmp_path / "run.pt", **given)
+
+
+@pytest.mark.parametrize("kind", ["", "Adam, StepLR"])
+def test_the_same_cell_run_again_goes_on_with_what_ctrl_c_left(tmp_path, kind):
+    """The same objects, in the middle of an epoch; and once more, when all is done."""
+    whole, model, options = linear(), linear(), dict(epochs=3, batch_size=16)
+    fit(whole, TRAIN, TEST, **options, **drivers(whole, kind))
+    given = options | drivers(model, kind) | dict(checkpoint=tmp_path / "run.pt")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 5)
+        assert len(fit(model, TRAIN, TEST, **given).loss) == 1
+    assert len(fit(model, TRAIN, TEST, **given).loss) == 3 and same(model, whole)
+    assert len(fit(model, TRAIN, TEST, **given).loss) == 3 and same(model, whole)
+    with torch.no_grad():
+        model[1].bias += 1  # somebody touches it: now it is another model
+    with pytest.raises(CheckpointError, match="other initial weights"):
+        fit(model, TRAIN, TEST, **given)
+
+
+def test_a_trained_model_begins_another_run_as_what_it_is(tmp_path):
+    model, first, second = linear(), tmp_path / "1.pt", tmp_path / "2.pt"
+    fit(model, TRAIN, **SAME, checkpoint=first)
+    trained = weights(model)
+    fit(model, TRAIN, **SAME, checkpoint=second)
+    again = linear(seed=5)
+    again.load_state_dict(trained)
+    history = fit(again, TRAIN, **SAME, checkpoint=second)  # begins as that run did, and goes on
+    assert same(again, model) and len(history.loss) == 2
+    loaded = linear(seed=6)
+    loaded.load_state_dict(load_checkpoint(second)["model"])
+    assert fit(loaded, TRAIN, **SAME, checkpoint=second) == history  # is what that run came to
+
+
+def test_scores_of_the_test_may_begin_late(tmp_path):
+    options = dict(epochs=3, batch_size=16, checkpoint=tmp_path / "run.pt")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 5)
+        fit(linear(), TRAIN, **options)
+    history = fit(linear(), TRAIN, TEST, **options)
+    assert len(history.loss) == 3 and len(history.test_loss) == 2
+
+
+def test_what_after_epoch_does_is_saved(tmp_path):
+    """It draws random numbers and changes weights; Python's and NumPy's generators count, too."""
+
+    def run(model, stop=None, **options):
+        def draw(history):
+            noise = random.random() + np.random.rand() + torch.rand(()).item()
+            with torch.no_grad():
+                model[1].bias += noise
+            if stop == len(history.loss):
+                raise RuntimeError("stop")
+
+        random.seed(0), np.random.seed(0), torch.manual_seed(0)
+        return fit(model, TRAIN, epochs=3, batch_size=16, after_epoch=draw, **options)
+
+    whole, broken, resumed, path = linear(), linear(), linear(), tmp_path / "run.pt"
+    run(whole)
+    with pytest.raises(RuntimeError, match="stop"):
+        run(broken, stop=2, checkpoint=path)
+    assert len(load_checkpoint(path)["history"].loss) == 2
+    run(resumed, checkpoint=path)
+    assert same(whole, resumed)
+
+
+class Counts(nn.Module):
+    """A model with a buffer that no state dict has."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = linear()
+        self.register_buffer("scale", torch.ones(()), persistent=False)
+
+    def forward(self, x):
+        if self.training:
+            self.scale *= 1.5
+        return self.net(x) * self.scale
+
+
+def test_buffers_that_no_state_dict_has_are_saved_as_well(tmp_path):
+    whole, broken, resumed = Counts(), Counts(), Counts()
+    options = dict(epochs=3, batch_size=16, lr=0.001)
+    fit(whole, TRAIN, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 5)
+        fit(broken, TRAIN, **options, checkpoint=tmp_path / "run.pt")
+    fit(resumed, TRAIN, **options, checkpoint=tmp_path / "run.pt")
+    assert same(whole, resumed) and whole.scale == resumed.scale == torch.tensor(1.5) ** 9
+
+
+def test_numpy_numbers_are_saved_as_numbers_and_arrays_refused_at_once(tmp_path):
+    model, path = linear(), tmp_path / "run.pt"
+    optimizer = SGD(model.parameters(), lr=np.float64(0.1))
+    rates = LambdaLR(optimizer, lambda step: np.float64(0.9) ** step)
+    rates.note = np.bool_(True)
+    given = SAME | dict(checkpoint=path, optimizer=optimizer, scheduler=rates)
+    fit(model, TRAIN, **given)
+    assert load_checkpoint(path)["scheduler"]["note"] is True
+    for odd in (np.zeros(3), object(), lambda: 1):
+        model, path = linear(), tmp_path / "other.pt"
+        optimizer = SGD(model.parameters(), lr=0.1)
+        rates = StepLR(optimizer, 2)
+        rates.note = odd
+        before = weights(model)
+        with pytest.raises(CheckpointError, match="no checkpoint can be written, model, optimizer"):
+            fit(model, TRAIN, **SAME, checkpoint=path, optimizer=optimizer, scheduler=rates)
+        assert same(before, model) and os.listdir(tmp_path) == ["run.pt"]
+
+
+def test_a_tensor_may_be_the_rate(tmp_path):
+    histories = []
+    for _ in range(2):
+        model = linear()
+        optimizer = torch.optim.Adam(model.parameters(), lr=torch.tensor(0.01))
+        given = dict(checkpoint=tmp_path / "run.pt", optimizer=optimizer)
+        histories.append(fit(model, TRAIN, **SAME, **given))
+    assert histories[0] == histories[1]
+
+
+def test_another_number_of_threads_is_said_to_change_the_last_digits(checkpoint):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.warns(
+            UserWarning, match=f"goes on with threads={threads + 1} after {threads}: "
+        ):
+            fit(resnet(), TRAIN, TEST, **SAME, checkpoint=checkpoint)
+    finally:
+        torch.set_num_threads(threads)
+
+
+# One truth on disk
+
+
+def test_weights_that_are_not_finite_are_never_written_over_good_ones(tmp_path):
+    path, model = tmp_path / "run.pt", linear()
+
+    def spoil(history):
+        if len(history.loss) == 2:
+            model[1].weight.data[3, 3] = float("nan")
+
+    options = dict(epochs=3, batch_size=16, checkpoint=path, after_epoch=spoil)
+    with pytest.raises(TrainingDiverged, match="a weight became nan in epoch 2 at learning rate"):
+        fit(model, TRAIN, **options)
+    state = load_checkpoint(path)
+    assert len(state["history"].loss) == 1
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def into_infinity(model):
+    """A schedule whose second and last step makes each weight infinite."""
+    optimizer = SGD(model.parameters(), lr=0.1)
+    schedule = LambdaLR(optimizer, lambda step: float("inf") if step == 1 else 1)
+    return dict(optimizer=optimizer, scheduler=schedule)
+
+
+def too_large(model):
+    """Weights so large that the next logits are not finite, though they are."""
+    return dict(optimizer=SGD(model.parameters(), lr=1e30))
+
+
+@pytest.mark.parametrize("test", [None, TEST])
+@pytest.mark.parametrize(
+    "how, what", [(into_infinity, "a weight"), (too_large, "the loss after it")]
+)
+def test_divergence_in_the_very_last_step_is_one(tmp_path, how, what, test):
+    layers = [nn.Linear(10, 10) for _ in range(3)]
+    model, path = nn.Sequential(linear(), *layers), tmp_path / "run.pt"
+    options = dict(epochs=1, batch_size=20 if how is into_infinity else 40) | how(model)
+    with pytest.raises(TrainingDiverged, match=f"{what} became .* in epoch 1 at") as caught:
+        fit(model, TRAIN, test, **options, checkpoint=path)
+    assert caught.value.history.loss == [] and not path.exists()
+
+
+def test_a_link_is_followed_and_the_mode_kept(tmp_path):
+    real, link = tmp_path / "disk" / "real.pt", tmp_path / "link.pt"
+    real.parent.mkdir()
+    link.symlink_to(real)
+    options = dict(epochs=2, batch_size=16, checkpoint=link)
+    fit(linear(), TRAIN, after_epoch=lambda history: real.exists() and real.chmod(0o640), **options)
+    assert link.is_symlink() and len(load_checkpoint(link)["history"].loss) == 2
+    assert real.stat().st_mode & 0o777 == 0o640 and os.listdir(real.parent) == ["real.pt"]
+
+
+def test_a_path_means_the_same_file_whatever_becomes_of_the_working_directory(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "elsewhere").mkdir()
+    for name, place in (("run.pt", tmp_path), ("~/run.pt", tmp_path / "home")):
+        monkeypatch.chdir(tmp_path)
+        fit(linear(), TRAIN, **SAME, checkpoint=name, after_epoch=lambda _: os.chdir("/"))
+        assert len(load_checkpoint(place / "run.pt")["history"].loss) == 2
+    assert sorted(os.listdir(tmp_path)) == ["elsewhere", "home", "run.pt"]
+
+
+def test_what_a_killed_run_left_is_cleared_and_nothing_else(tmp_path):
+    ours = [f"run.pt.{i:016x}.unfinished" for i in range(3)]
+    others = ["other.pt.0.unfinished", "run.pt.backup", "run.ptx.1.unfinished"]
+    for name in (*ours, *others):
+        (tmp_path / name).touch()
+    fit(linear(), TRAIN, **SAME, checkpoint=tmp_path / "run.pt")
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, "run.pt"])
+
+
+def test_one_run_at_a_time_uses_a_file(tmp_path):
+    path, refusals = tmp_path / "run.pt", []
+
+    def again(history):
+        with pytest.raises(
+            CheckpointError, match="run.pt is in use by another run: wait"
+        ) as caught:
+            fit(linear(), TRAIN, **SAME, checkpoint=path)
+        refusals.append(caught)
+
+    fit(linear(), TRAIN, **SAME, checkpoint=path, after_epoch=again)
+    assert len(refusals) == 2 and os.listdir(tmp_path) == ["run.pt"]
+    fit(linear(), TRAIN, **SAME, checkpoint=path)

@@ -125,7 +125,7 @@ def test_each_epoch_is_shown_and_a_stopped_run_gives_what_an_uninterrupted_one_g
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--checkpoint", "run.pt"], "run.pt is not a complete checkpoint"),
+        (["--checkpoint", "run.pt"], "run.pt is a text file"),
         (["--subset", "full", "--root", "nowhere"], "root='nowhere' is not a folder"),
         (["--lr", "1e38"], "the loss became"),
     ],
@@ -136,6 +136,36 @@ def test_what_goes_wrong_is_said_in_one_sentence(tmp_path, monkeypatch, capsys, 
     assert train("--epochs", "1", *options) == 1
     err = capsys.readouterr().err
     assert err.startswith("d2lres: ") and message in err and err.count("\n") == 1
+
+
+STREAMS = {
+    "a reader who has gone": "--epochs 3 --checkpoint run.pt | head -n 1",
+    "a full device": "--epochs 3 --checkpoint run.pt > /dev/full",
+    "no output": "--epochs 3 --checkpoint run.pt >&-",
+    "no errors": "--epochs 3 --checkpoint run.pt 2>&-",
+    "nothing at all": "--epochs 3 --checkpoint run.pt <&- >&- 2>&-",
+    "letters that ASCII lacks": "--epochs 3 --checkpoint gewichte-ä.pt",
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell of POSIX")
+@pytest.mark.parametrize("rest", STREAMS.values(), ids=STREAMS)
+def test_a_run_goes_on_though_nobody_reads_what_it_says(tmp_path, rest):
+    line = f"set -o pipefail; {sys.executable} -m d2lres train {' '.join(TINY)} {rest}"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(tmp_path)}
+    options = dict(cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", line], **options)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    (file,) = tmp_path.glob("*.pt")
+    assert len(load_checkpoint(file)["history"].loss) == 3
+
+
+def test_a_path_that_ascii_lacks_is_told_in_escapes(tmp_path):
+    (tmp_path / "gewichte-ä.pt").write_text("no checkpoint")
+    command = [sys.executable, "-m", "d2lres", "train", *TINY, "--checkpoint", "gewichte-ä.pt"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and r"gewichte-\xe4.pt is a text file" in done.stderr
 
 
 def test_experiment_hands_its_arguments_to_the_authors_script(monkeypatch):
@@ -210,7 +240,8 @@ def test_a_killed_worker_ends_the_job_with_an_error_and_one_process_or_two_can_g
         assert main(command) == 130
     assert "epoch 2/3" in capsys.readouterr().out
     status, out, err = torchrun("-m", "d2lres", *command, cwd=tmp_path)
-    assert status == 0 and "d2lres" not in err, err
+    assert status == 0 and err.count("d2lres: ") == 1, err
+    assert "run.pt goes on with processes=2 after 1: the weights will be close to those" in err
     header, epoch = out.splitlines()  # of one process only
     assert "processes: 2, device: " in header and epoch.startswith("epoch 3/3")
     assert sorted(os.listdir()) == ["killer.py", "run.pt"]

@@ -8,10 +8,14 @@ import hashlib
 import os
 import re
 import runpy
+import socket
 import struct
+import tempfile
 import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +26,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torchvision.datasets import FashionMNIST
 
 from d2lres import data
 from d2lres.data import MEAN, STD, DataError, Images, fashion_mnist
@@ -244,13 +247,17 @@ U8, I64 = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch
 @pytest.mark.parametrize(
     "call, arguments, message",
     [
-        (Images, (U8.numpy(), I64), "images must be a uint8 tensor .* but these are ndarray"),
+        (
+            Images,
+            (U8.numpy(), I64),
+            "images must be a uint8 tensor .* but these are of type ndarray",
+        ),
         (Images, (U8.float(), I64), "images must be a uint8 tensor .* these are torch.float32"),
         (Images, (U8[:, 0], I64), r"\(N, C, H, W\).* but these are .*\(4, 8, 8\)"),
         (Images, (U8[:0], I64[:0]), "not empty"),
         (Images, (U8, I64[:3]), r"labels must be an int64 tensor of shape \(4,\).*\(3,\)"),
         (Images, (U8, I64.float()), "labels must be an int64 tensor .* these are torch.float32"),
-        (Images, (U8, [0, 0, 0, 0]), "labels must be an int64 tensor .* these are list"),
+        (Images, (U8, [0, 0, 0, 0]), "labels must be an int64 tensor .* these are of type list"),
         (Images, (U8, I64.to("meta")), "labels must be an int64 tensor .* on cpu.* on meta"),
         (Images, (U8, I64 + 10), "labels must be 0 to 9.*from 10 to 10"),
         (Images, (U8, I64 - 1), "labels must be 0 to 9.*from -1 to -1"),
@@ -263,7 +270,7 @@ U8, I64 = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch
         ),
         (fashion_mnist, ("all",), "subset must be 'sample' or 'full', not 'all'"),
         (fashion_mnist, ("Full",), "subset must be"),
-        (fashion_mnist, ("full", 0), "size must be a whole number of pixels or None, not 0"),
+        (fashion_mnist, ("full", 0), "size must be a whole number from 1 on, not 0"),
         *((fashion_mnist, ("sample", n), "size must be") for n in (0, -3, 28.0, True, (28, 28))),
         (fashion_mnist, ("sample", None, "."), "root= is for the full set: add subset='full'"),
     ],
@@ -360,33 +367,32 @@ def test_what_is_wrong_with_root_is_named(tmp_path, files):
 
 @pytest.fixture
 def mirror(files, monkeypatch):
-    """torchvision's own downloader, pointed at a server on this machine that has the tiny set.
+    """The downloader itself, pointed at a server on this machine that has the tiny set.
 
-    It serves what `mirror.change` makes of each file, under the length that it should have.
+    It serves what `mirror.change` makes of each file, under the length that it should have, and
+    waits `mirror.pause` seconds after each byte.
     """
 
     class Mirror(BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            content = files[Path(self.path).stem]
-            self.body = server.change(content)
-            self.send_response(200)
-            self.send_header("Content-Length", str(max(len(whole(content)), len(self.body))))
-            self.end_headers()
-
         def do_GET(self):
-            self.do_HEAD()
-            self.wfile.write(self.body)
+            content = files[Path(self.path).stem]
+            body = server.change(content)
+            self.send_response(200)
+            self.send_header("Content-Length", str(max(len(whole(content)), len(body))))
+            self.end_headers()
+            with suppress(OSError):
+                for i in range(len(body) if server.pause else 0):
+                    self.wfile.write(body[i : i + 1])
+                    time.sleep(server.pause)
+                self.wfile.write(b"" if server.pause else body)
 
         def log_message(self, *args):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
-    server.change = whole
+    server.change, server.pause = whole, 0
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    sums = [hashlib.md5(whole(c)).hexdigest() for c in files.values()]
-    archives = [f"{name}.gz" for name in files]
-    monkeypatch.setattr(FashionMNIST, "resources", list(zip(archives, sums)))
-    monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+    monkeypatch.setattr(data, "MIRRORS", [f"http://127.0.0.1:{server.server_port}/"])
     monkeypatch.setattr(data, "_fetch", FETCH)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -405,6 +411,48 @@ def test_a_bad_download_is_named_never_used_and_fetched_anew_on_the_next_call(
     mirror.change = whole
     assert same(fashion_mnist("full"), files)
     assert names(cache) == sorted(files)
+
+
+def test_the_next_mirror_is_asked_where_the_first_has_damaged_files(files, mirror, monkeypatch):
+    server, answers = (
+        data.MIRRORS[0],
+        iter([b"<html>", *[whole(content) for content in files.values()]]),
+    )
+    mirror.change = lambda content: next(answers)
+    monkeypatch.setattr(data, "MIRRORS", [server, server])
+    before = socket.getdefaulttimeout()
+    assert same(fashion_mnist("full"), files) and socket.getdefaulttimeout() == before
+
+
+def test_a_download_ends_in_time_and_takes_no_more_than_it_should(
+    files, cache, mirror, monkeypatch
+):
+    mirror.pause, start = 0.05, time.monotonic()
+    monkeypatch.setattr(data, "PATIENCE", 1)
+    refused("train-images-idx3-ubyte.gz from .*: the download was not complete after")
+    assert time.monotonic() - start < 5 and names(cache) == []
+    mirror.pause = 0
+    monkeypatch.setattr(data, "PATIENCE", 600)
+    monkeypatch.setattr(data, "LARGEST", 9000)
+    mirror.change = lambda content: bytes(9001)
+    refused("it is larger than any file of Fashion-MNIST")
+    reads = []
+
+    class Spy(gzip.GzipFile):
+        def read(self, size=-1):
+            reads.append(size)
+            return super().read(size)
+
+    monkeypatch.setattr(gzip, "GzipFile", Spy)
+    mirror.change = lambda content: whole(bytes(10**6))  # a hundred times larger once unpacked
+    refused("its checksum is not that of Fashion-MNIST")
+    assert set(reads) == {9001}
+
+
+def test_without_a_home_the_cache_lies_with_the_temporary_files(monkeypatch):
+    monkeypatch.delenv("D2LRES_CACHE")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert data._cache().is_relative_to(tempfile.gettempdir())
 
 
 def test_nothing_anywhere_names_every_place_and_the_way_out(

@@ -6,6 +6,7 @@ import re
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
+from itertools import count
 from multiprocessing import get_context
 from types import SimpleNamespace
 
@@ -65,27 +66,31 @@ def without_bn(seed=0):
     return nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(64, 10))
 
 
-def train(rank, make=resnet, images=64, test=33, ctrl_c=None, **options):
-    """fit in this process: what it saw, learned and raised.
+def train(rank, make=resnet, images=64, test=33, ctrl_c=None, second=(), **options):
+    """fit in this process: what it saw, learned and raised. `second`: what only the second is given.
 
     ctrl_c: the rank and step at which it is pressed. `{rank}` in the name of a checkpoint gives each
     process a file of its own, as on two machines.
     """
     model, seen = make(seed=rank), []  # the second process starts from other weights
 
+    passes = count()
+
     def look(module, args):
-        if module.training:
+        if module.training and next(passes):  # 0 is the rehearsal
             seen.append(numbers(args[0]))
             if (rank, len(seen)) == ctrl_c:
                 os.kill(os.getpid(), signal.SIGINT)
 
     model.register_forward_pre_hook(look)
     options = dict(epochs=3, lr=0.05, batch_size=16) | options
+    options |= dict(train=numbered(images), test=test and numbered(test, seed=1))
+    options |= second if rank == 1 else {}
     if "checkpoint" in options:
         options["checkpoint"] = str(options["checkpoint"]).format(rank=rank)
     before, handler, said = arrays(model), signal.getsignal(signal.SIGINT), None
     try:
-        history = fit(model, numbered(images), numbered(test, seed=1), **options)
+        history = fit(model, **options)
     except (ValueError, OSError, CheckpointError, TrainingDiverged) as error:
         history, said = getattr(error, "history", None), f"{type(error).__name__}: {error}"
     assert signal.getsignal(signal.SIGINT) == handler
@@ -164,9 +169,11 @@ def test_all_end_with_the_same_weights_and_history_and_the_scores_of_all_test_im
 def masks(rank):
     model, drawn = with_dropout(), []
     torch.manual_seed(5)  # the same everywhere, as `train --seed` sets it
-    model[1].register_forward_hook(lambda module, args, out: drawn.append((out == 0).numpy()))
-    fit(model, numbered(32), epochs=1, batch_size=32)
-    return drawn[0]
+    model[1].register_forward_hook(
+        lambda module, args, out: drawn.append((out == 0).numpy()) if module.training else None
+    )
+    fit(model, numbered(32), epochs=2, batch_size=32)
+    return drawn[-1]
 
 
 def test_each_process_draws_its_own_dropout(pair):
@@ -237,7 +244,7 @@ def test_a_run_goes_on_with_another_number_of_processes(pair, tmp_path, before, 
 
 def test_a_checkpoint_that_cannot_be_used_stops_all_alike(pair, tmp_path):
     (tmp_path / "file").write_bytes(b"junk")
-    damaged, no_place = "(is not a complete checkpoint|is damaged)", "could not write"
+    damaged, no_place = "is a text file", "could not write"
     for name, message in (("file", damaged), ("file/run.pt", no_place)):
         one, two = pair(train, checkpoint=tmp_path / name)
         assert one.said == two.said and re.match(f"CheckpointError: .*{message}", one.said)
@@ -269,3 +276,83 @@ def full(history):
 
 def test_an_error_in_after_epoch_reaches_all(pair):
     assert [it.said for it in pair(train, after_epoch=full)] == ["OSError: disk full"] * 2
+
+
+DIFFERENT = {
+    "seed": (dict(seed=1), "process 1 has seed=1, process 0 has 0: call fit with the same"),
+    "batch size": (dict(batch_size=8), "process 1 has batch_size=8, process 0 has 16: call fit"),
+    "epochs": (dict(epochs=2), "process 1 has epochs=2, process 0 has 3: call fit"),
+    "no test set": (dict(test=None), "process 1 has test images=None, process 0 has .*: call fit"),
+    "other images": (dict(train=random_images(64, seed=3)), "process 1 has training images="),
+    "a function": (dict(after_epoch=print), "process 1 has after_epoch=True, process 0 has False"),
+    "a file": (dict(checkpoint="one.pt"), "process 1 has checkpoint=True, process 0 has False"),
+    "nonsense": (dict(epochs="three"), "epochs must be a whole number from 1 on, not 'three'"),
+}
+
+
+@pytest.mark.parametrize("second, message", DIFFERENT.values(), ids=DIFFERENT)
+def test_processes_with_other_arguments_end_with_one_sentence(pair, second, message):
+    one, two = pair(train, second=second)
+    assert one.said == two.said and re.match(f"ValueError: {message}", one.said)
+    assert one.untouched and two.untouched and not os.path.exists("one.pt")
+
+
+def plain(seed=0):
+    return resnet(seed, residual=False, shortcut="B")
+
+
+def deeper(seed=0):
+    return resnet(seed, depth=14 if seed else 8)
+
+
+def test_processes_with_another_architecture_end_with_one_sentence(pair):
+    one, two = pair(train, make=deeper)
+    assert one.said == two.said and re.match(
+        r"ValueError: process 1 has model=ResNet \(\w{8}\), process 0", one.said
+    )
+
+
+def test_the_plain_twin_whose_shortcuts_have_unused_layers_trains(pair):
+    one, two = pair(train, make=plain)
+    assert one.said is None and same(one.weights, two.weights)
+    unused = "layer2.0.downsample.0.weight"
+    assert (one.weights[unused] == arrays(plain())[unused]).all()
+    assert (one.weights["conv1.weight"] != arrays(plain())["conv1.weight"]).any()
+
+
+def moved(rank):
+    model = without_bn(rank)
+
+    def move(history):
+        with torch.no_grad():
+            model[0].weight += 1
+
+    fit(model, numbered(32), epochs=2, lr=1e-6, batch_size=16, after_epoch=move)
+    return arrays(model)
+
+
+def test_weights_that_after_epoch_changes_are_changed_everywhere(pair):
+    one, two = pair(moved)
+    assert same(one, two) and (one["0.weight"] - arrays(without_bn())["0.weight"]).min() > 1.9
+
+
+class Own(Exception):
+    """An exception that does not survive pickling."""
+
+    def __init__(self, a, b):
+        super().__init__(a + b)
+
+
+def own(history):
+    raise Own("disk", " full")
+
+
+def test_an_exception_that_cannot_be_sent_is_told_all_the_same(pair):
+    assert [it.said for it in pair(told)] == ["RuntimeError: Own: disk full"] * 2
+
+
+def told(rank):
+    try:
+        fit(without_bn(), numbered(32), epochs=1, batch_size=16, after_epoch=own)
+    except RuntimeError as error:
+        return SimpleNamespace(said=f"{type(error).__name__}: {error}")

@@ -48,7 +48,7 @@ def press_stop():  # what Jupyter sends to the kernel
 
 def be_slow(*args):
     steps.append(time.perf_counter())
-    if len(steps) == 10:
+    if len(steps) == 14:
         threading.Timer(0.02, press_stop).start()
     time.sleep(0.05)
 
@@ -57,7 +57,7 @@ model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 10))
 slow = model.register_forward_hook(be_slow)
 history = fit(model, train, epochs=10_000, batch_size=10)
 assert history.interrupted and len(history.loss) > 1, history
-assert time.perf_counter() - steps[10] < 10
+assert time.perf_counter() - steps[14] < 10
 """
 
 
@@ -65,7 +65,7 @@ assert time.perf_counter() - steps[10] < 10
 def test_the_stop_button_ends_training_with_the_history_and_the_kernel_goes_on(tmp_path):
     """With the progress bar on, as readers have it."""
     environment = {k: v for k, v in ENVIRONMENT.items() if k != "D2LRES_PROGRESS"}
-    again = "slow.remove()\nassert not fit(model, train, epochs=1).interrupted"
+    again = "slow.remove()\nassert not fit(model, train, epochs=2).interrupted"
     cells = [new_code_cell(SLOW_TRAINING), new_code_cell(again)]
     run_cells(cells, tmp_path / "folder", environment)
 
@@ -98,8 +98,8 @@ assert "the cache" in str(caught.value) and "is not writable" in str(caught.valu
 assert "D2LRES_CACHE names another folder" in str(caught.value)
 linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(10))
 with pytest.raises(CheckpointError) as caught:
-    fit(linear, data.fashion_mnist()[0][:64], epochs=1, checkpoint="run.pt")
-assert "could not write the checkpoint run.pt" in str(caught.value)
+    fit(linear, data.fashion_mnist()[0][:64], epochs=2, checkpoint="run.pt")
+assert f"could not write the checkpoint {os.getcwd()}/run.pt" in str(caught.value)
 assert "choose a folder that you may write to and that has room" in str(caught.value)
 """
 
@@ -132,7 +132,7 @@ def test_a_disk_that_fills_during_training_is_named_and_costs_no_finished_epoch(
 
     def fill(module, args):
         steps.append(1)
-        if len(steps) == 2:
+        if len(steps) == 4:  # after the rehearsal, a step and the look at what it led to
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
 
     def train_three_epochs():

@@ -21,6 +21,7 @@ from PIL import Image
 
 from d2lres import figures
 from d2lres.figures import images, learning_curves, lines
+from d2lres.history import History
 from d2lres.records import asset
 
 
@@ -242,7 +243,7 @@ HIGHWAY = {("highway", 19): [1.0]}
     [
         (lambda: learning_curves({("plain", 8): EMPTY}, "test_loss"), "'plain-8' has no .*test l"),
         (lambda: lines(HIGHWAY, "x", "y", alt="x"), "plain or residual, not 'highway'"),
-        (lambda: lines({"x": [float("nan")]}, "step", "loss"), "'x' has no finite loss"),
+        (lambda: lines({"x": [float("nan")]}, "step", "loss"), "the line 'x' has no finite 'loss'"),
         (lambda: images(torch.zeros(3, 28, 28)), "N, 1, H, W"),
         (lambda: images(PIXELS[:2], titles=["a"]), "titles has 1 entries for 2 pictures"),
         (lambda: figures.show("dog"), "no picture 'dog': choose one of all_reduce, block, blocks"),
@@ -333,3 +334,26 @@ def test_interactive_gives_each_choice_a_slider(ipython, monkeypatch):
     assert [s["description"] for s in sliders] == ["depth", "batch norm"]
     assert list(sliders[0]["options"]) == [8, 20] and not sliders[0]["continuous_update"]
     assert log == [{"depth": 20, "batch_norm": True}] and len(ipython) == 1
+
+
+def test_scores_that_began_late_are_drawn_at_their_epochs():
+    early = History([3.0, 2.0, 1.0], [0.1] * 3, [3.0, 2.0, 1.0], [0.2] * 3, [1.0] * 3)
+    late = History([3.0, 2.0, 1.0, 0.5], [0.1] * 4, [7.0, 6.0], [0.3] * 2, [1.0] * 4)
+    for runs, places in (
+        ({"a": late}, [3, 4]),
+        ({"a": [early, late]}, [3]),
+        ({"a": early}, [1, 2, 3]),
+    ):
+        ax = learning_curves(runs, "test_loss").axes[0]
+        assert ax.lines[-1].get_xdata().tolist() == places
+        assert learning_curves(runs).axes[0].lines[-1].get_xdata()[0] == 1
+
+
+def test_a_dollar_is_a_dollar():
+    """Two would be a formula, and a broken one an error."""
+    names = ("$1", "$a_b$", "$\\frac{$")
+    fig = lines({name: [1, 2] for name in names}, "$x$", "$y$", "$t$")
+    figures.png(fig)
+    figures.png(images(np.zeros((3, 1, 2, 2)), titles=names))
+    texts = fig.axes[0].texts + [fig.axes[0].xaxis.label, fig.axes[0].yaxis.label]
+    assert not any(text.get_parse_math() for text in texts)

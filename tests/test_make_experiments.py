@@ -18,6 +18,7 @@ from make_experiments import EXPERIMENTS, config_hash, main, record, run_once, t
 from torch import nn
 
 from d2lres import cifar_resnet, probes
+from d2lres.checkpoints import one_at_a_time
 from d2lres.data import Images
 from d2lres.records import asset
 from d2lres.training import History, TrainingDiverged
@@ -287,11 +288,27 @@ def test_an_unfinished_record_that_does_not_fit_is_refused_and_kept(here, conten
     path = stopped(output, "degradation", tiny("degradation", epochs=2), [])
     if content is not None:
         path.write_text(content)
-        problem = "is damaged"
+        problem = "is no record, or a damaged one"
     before = path.read_text()
-    with pytest.raises(ValueError, match=rf"unfinished {problem}: delete it to start afresh"):
+    with pytest.raises(ValueError, match=rf"unfinished {problem}: choose another --output"):
         record("degradation", output=output)
     assert path.read_text() == before and not output.exists()
+
+
+def test_a_quick_version_is_not_written_over_the_long_one(here, capsys):
+    assert main(["recipe"]) == 0
+    long = (here / "results/recipe.json").read_text()
+    assert main(["recipe", "--quick", "--output", "results/recipe.json"]) == 1
+    assert "recipe.json was made with other settings: choose another" in capsys.readouterr().err
+    assert (here / "results/recipe.json").read_text() == long
+    assert main(["recipe"]) == 0 and os.listdir("results") == ["recipe.json"]
+
+
+def test_two_do_not_record_in_one_file(here, capsys):
+    with one_at_a_time(here / "results/recipe.json"):
+        assert main(["recipe"]) == 1
+    assert "recipe.json is in use by another run" in capsys.readouterr().err
+    assert os.listdir("results") == []
 
 
 def test_a_wrong_argument_is_one_sentence(here, capsys):

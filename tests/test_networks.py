@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from test_blocks import perturb
@@ -146,7 +147,7 @@ def test_each_stage_after_the_first_halves_the_size_and_doubles_the_channels(
     assert net.fc.in_features == width * 2 ** (stages - 1)
 
 
-NEAREST = {18: 20, 21: 20, 2: 8, 0: 8, -4: 8, 57: 56}
+NEAREST = {18: 20, 21: 20, 2: 8, np.int64(57): 56}
 
 
 @pytest.mark.parametrize(
@@ -161,12 +162,20 @@ NEAREST = {18: 20, 21: 20, 2: 8, 0: 8, -4: 8, 57: 56}
             for s in ("C", "a", None)
         ),
         *(
-            (ResNet, dict(SMALL, layers=[1]) | wrong, "must be at least 1")
-            for wrong in (
-                dict(num_classes=0),
-                dict(in_channels=0),
-                dict(width=0),
-                dict(layers=[1, 0]),
+            (cifar_resnet, dict(depth=d), "depth must be a whole number from 1 on, not")
+            for d in (0, -4, 20.0, "20", True, None, torch.tensor(20))
+        ),
+        *(
+            (ResNet, dict(SMALL, layers=[1]) | {name: wrong}, f"{name} must be .*, not")
+            for name, wrong in (
+                *(("num_classes", n) for n in (0, 1.5, "10", True)),
+                *(("in_channels", n) for n in (0, None)),
+                *(("width", n) for n in (0, [64])),
+                *(("layers", n) for n in ([1, 0], 3, "22", [1.0])),
+                *(("residual", n) for n in ("no", None, 0)),
+                *(("zero_init_residual", n) for n in ("no", 1)),
+                *(("small_images", n) for n in ("no", 1)),
+                *(("block", n) for n in ("basic", nn.Conv2d, None)),
             )
         ),
     ],

@@ -1,12 +1,14 @@
 """A cell that is run too early says which one it needs."""
 
+import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 from run_alone import run
 
-from d2lres.notebook import hint
+from d2lres.notebook import _explain, hint
 
 CHAPTER = Path(__file__).resolve().parent.parent / "notebooks/01_degradation.ipynb"
 CELLS = [
@@ -31,6 +33,21 @@ def test_the_hint_names_the_cell_that_makes_the_name():
             assert said.startswith(f"{name} is made by the cell that begins with\n    {first}")
             assert "Run All Above Selected Cell" in said
     assert not any(hint(name, CELLS) for name in ("inner", "loop", "trian", "torch"))
+
+
+def test_a_hint_never_fails_and_never_names_none(tmp_path, monkeypatch, capsys):
+    """An error without a name, as somebody's own code raises it; a notebook that is none."""
+    shell = SimpleNamespace(showtraceback=lambda *_, **__: None, user_ns={})
+    file = tmp_path / "a.ipynb"
+    monkeypatch.setenv("JPY_SESSION_NAME", str(file))
+    for content in (b"", b"\xff", b"[]", b'{"cells": 3}', b'{"cells": [{}]}', b'{"cells": [1]}'):
+        file.write_bytes(content)
+        _explain(shell, NameError, NameError("name 'x' is not defined", name="x"), None)
+        assert capsys.readouterr().out.startswith("If a cell above makes x, run it first")
+        for error in (NameError("mine"), NameError(), pickle.loads(pickle.dumps(NameError("a")))):
+            _explain(shell, NameError, error, None)
+            assert capsys.readouterr().out == ""
+    assert hint("x", ["\0", "x = 1"]).startswith("x is made by the cell")
 
 
 def test_a_chapter_run_from_the_middle_names_the_first_missing_cell(monkeypatch):

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from d2lres import BasicBlock, ResNet, figures, probes
+from d2lres.checkpoints import CheckpointError
 from d2lres.data import fashion_mnist
 from d2lres.records import recorded
 from d2lres.references import notes_resnet18
@@ -754,17 +755,32 @@ settings = dict(epochs=3, lr=0.1, device="cpu")
 straight = small_net()
 fit(straight, few, **settings)
 stopped = small_net()
-press_ctrl_c(stopped, after=6)  # an epoch has four batches
+press_ctrl_c(stopped, after=8)  # one to rehearse, four in an epoch, one to look at the result
 print("interrupted:", fit(stopped, few, checkpoint=run_file, **settings).interrupted)
-resumed = small_net(seed=1)
+resumed = small_net()
 history = fit(resumed, few, checkpoint=run_file, **settings)
 ours, theirs = straight.state_dict(), resumed.state_dict()
 same = all(torch.equal(ours[k], theirs[k]) for k in ours)
 print("epochs:", len(history.loss), " same weights:", same)
 
 # %% [markdown]
-# To the last bit, although the resumed network started from other weights: everything came out of the file.
-# `fit` refuses a file that belongs to other settings or to another network.
+# To the last bit: everything that the second half needs came out of the file.
+#
+# A file that belongs to another run would be just as easy to go on with, and wrong.
+# So `fit` notes in it what the run is: its settings, the images, the network and the weights that it began with.
+#
+# **Predict**: which of these two calls is refused, and why?
+
+# %%
+for what, other in (("seed 1", dict(seed=1)), ("512 other images", {})):
+    try:
+        images = train[512:1024] if not other else few
+        fit(small_net(), images, checkpoint=run_file, **settings, **other)
+    except CheckpointError as error:
+        print(f"{what}: the file", str(error).partition("run.pt ")[2].partition(":")[0])
+
+# %% [markdown]
+# Both: neither is the run in the file.
 
 # %% [markdown]
 # ## Pitfalls
@@ -1104,7 +1120,7 @@ except UnpicklingError:
 # %%
 net = small_net()
 best, kept = net.state_dict(), copy.deepcopy(net.state_dict())
-fit(net, train[:128], epochs=1, lr=0.1, device="cpu")
+fit(net, train[:128], epochs=2, lr=0.1, device="cpu")
 now = net.state_dict()
 print("best is still the old weights:", not torch.equal(best["fc.weight"], now["fc.weight"]))
 print("kept is still the old weights:", not torch.equal(kept["fc.weight"], now["fc.weight"]))

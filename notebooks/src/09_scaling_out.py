@@ -138,9 +138,10 @@ def torchrun(processes, *command):
 
 
 WHO = """
-import os
+import os, sys
 names = "RANK", "WORLD_SIZE", "OMP_NUM_THREADS"
-print(*(f"{name}={os.environ.get(name)}" for name in names), flush=True)
+line = " ".join(f"{name}={os.environ.get(name)}" for name in names) + chr(10)
+sys.stdout.write(line)  # in one piece, or the lines of two processes mix
 """
 with tempfile.TemporaryDirectory() as folder:
     Path(folder, "who.py").write_text(WHO)

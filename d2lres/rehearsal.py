@@ -1,0 +1,140 @@
+"""What `fit` refuses before its first step: arguments that make no sense, and a model that cannot
+take its images or give what the loss needs. Each in one sentence, as a ValueError."""
+
+import math
+import os
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+from d2lres.arguments import instance, number, shown, whole, yes_or_no
+from d2lres.data import Images
+from d2lres.state import untouched
+
+IMAGES = "d2lres.data.Images: fashion_mnist() returns them, Images(images, labels) wraps your own"
+ABSENT = type(None)
+KINDS: dict[str, tuple] = {  # of the arguments of fit that are objects
+    "model": (nn.Module, "a model, such as resnet18()"),
+    "train": (Images, IMAGES),
+    "test": ((Images, ABSENT), IMAGES),
+    "optimizer": ((Optimizer, ABSENT), "an optimizer, such as torch.optim.SGD(...)"),
+    "scheduler": ((LRScheduler, ABSENT), "a scheduler of torch.optim.lr_scheduler"),
+    "checkpoint": ((str, os.PathLike, ABSENT), "the path of a file"),
+}
+
+
+def check(run: Any) -> None:
+    """Turn each argument of `fit` into what its loop needs, or refuse it."""
+    for name, (kind, wanted) in KINDS.items():
+        instance(name, getattr(run, name), kind, wanted)
+    for name in ("augment", "mixed_precision", "progress"):
+        if getattr(run, name) is not None:
+            setattr(run, name, yes_or_no(name, getattr(run, name)))
+    if run.after_epoch is not None and not callable(run.after_epoch):
+        raise ValueError(f"after_epoch must be a function, not {shown(run.after_epoch)}.")
+    run.epochs, run.batch_size = whole("epochs", run.epochs), whole("batch_size", run.batch_size)
+    run.seed = whole("seed", run.seed, 0, 2**40)
+    run.label_smoothing = number("label_smoothing", run.label_smoothing, 0, 1)
+    if len(run.train) < 2:
+        raise ValueError("train needs at least two images.")
+    run.smallest = len(run.train) % run.batch_size or min(run.batch_size, len(run.train))
+    shared = min(run.smallest, len(run.test or run.train))
+    if shared < run.group.count:
+        what = f"{run.group.count} processes cannot share a batch or test set of {shared} images"
+        raise ValueError(f"{what}: choose another batch_size, or fewer processes.")
+    run.steps = run.epochs * math.ceil(len(run.train) / run.batch_size)
+
+
+def move(run: Any) -> None:
+    """Bring model and training images to the device, and give lazy layers their shapes."""
+    if any(tensor.is_meta for tensor in run.model.parameters()):
+        raise ValueError("the model is on the meta device and has no weights: build it on another.")
+    run.train = run.train.to(run.device)
+    run.model.to(run.device)
+    if any(map(is_lazy, run.model.parameters())):
+        with torch.no_grad():
+            forward(run.model.eval(), run.train[:2])
+
+
+def drive(run: Any) -> None:
+    """The default optimizer and scheduler, or those given if they drive this model this far."""
+    given, own = run.optimizer, {id(parameter) for parameter in run.model.parameters()}
+    if given is not None and run.lr is not None:
+        raise ValueError(
+            "lr belongs to the default optimizer: set it in yours, or drop optimizer=."
+        )
+    if run.scheduler is not None and given is None:
+        raise ValueError("a scheduler needs the optimizer it drives: pass optimizer= as well.")
+    if not any(parameter.requires_grad for parameter in run.model.parameters()):
+        raise ValueError("no parameter of the model requires a gradient: nothing can be trained.")
+    if given is None:
+        run.lr = number("lr", 0.1 if run.lr is None else run.lr)
+        if run.steps == 1:
+            what = "in one step the default schedule has a rate of almost 0, and nothing is learned"
+            raise ValueError(f"{what}: use more epochs, a smaller batch_size, or an optimizer.")
+        run.optimizer = SGD(run.model.parameters(), run.lr, momentum=0.9, weight_decay=1e-4)
+        run.scheduler = OneCycleLR(run.optimizer, run.lr, run.steps, cycle_momentum=False)
+        return
+    if isinstance(given, torch.optim.LBFGS) or isinstance(run.scheduler, ReduceLROnPlateau):
+        raise ValueError("LBFGS and ReduceLROnPlateau want more than fit gives: choose another.")
+    driven = [parameter for group in given.param_groups for parameter in group["params"]]
+    if not {id(parameter) for parameter in driven} <= own:
+        raise ValueError("the optimizer has parameters of another model: build it with this one's.")
+    if not any(parameter.requires_grad for parameter in driven):
+        raise ValueError("the optimizer has no parameter that requires a gradient.")
+    for group in given.param_groups:
+        rate = group["lr"]
+        number("the optimizer's lr", rate.item() if torch.is_tensor(rate) else rate)
+    if run.scheduler is not None and run.scheduler.optimizer is not given:
+        raise ValueError("the scheduler drives another optimizer: build it with this one.")
+
+
+def rehearse(run: Any) -> None:
+    """Pass this process's share of the smallest batch through the model and back, and two test
+    images; leave no trace. `run.unused`: whether a parameter gets no gradient."""
+    with untouched(run.model), torch.enable_grad():
+        run.model.train().zero_grad(set_to_none=True)
+        batch = run.train[: run.smallest][run.group.share]
+        with run.precision:
+            logits = forward(run.model, batch)
+        loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=run.label_smoothing)
+        try:
+            loss.backward()
+        except RuntimeError as error:
+            raise ValueError(f"the loss has no gradient for the model: {told(error)}") from error
+        run.unused = any(p.requires_grad and p.grad is None for p in run.model.parameters())
+    if run.test is not None:
+        with untouched(run.model), torch.no_grad():
+            forward(run.model.eval(), run.test[:2].to(run.device))
+
+
+def forward(model: nn.Module, batch: Images) -> Tensor:
+    """The model's logits for these images. ValueError if it cannot take them, or what it returns
+    is anything else."""
+    x = batch.tensors()[0]
+    try:
+        logits = model(x)
+    except Exception as error:
+        what = f"the model cannot take a batch {tuple(x.shape)} of {x.dtype} on {x.device}"
+        alone = " (one image is too few for batch norm: try another batch_size)" * (len(x) == 1)
+        raise ValueError(f"{what}{alone}: {told(error)}") from error
+    return check_logits(logits, len(x), len(batch.classes))
+
+
+def check_logits(logits: Any, images: int, classes: int) -> Tensor:
+    """`logits`, if they are floats (images, at least `classes`); else ValueError."""
+    floats = isinstance(logits, Tensor) and logits.is_floating_point()
+    if floats and logits.ndim == 2 and len(logits) == images and logits.shape[1] >= classes:
+        return logits
+    wanted = f"logits of shape ({images}, {classes}), a row an image and a column a class"
+    raise ValueError(f"the model must return {wanted}, not {shown(logits)}.")
+
+
+def told(error: Exception) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
