@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor, nn
+from torch import nn
 
 from d2lres.arguments import shown
 from d2lres.history import History
@@ -29,12 +29,7 @@ from d2lres.state import random_state, restore_random
 
 # The arguments of `fit` that decide the weights, with its optimizer, scheduler and images.
 SETTINGS = ("epochs", "lr", "batch_size", "seed", "augment", "label_smoothing", "mixed_precision")
-# What a message says of a fingerprint that differs.
-OTHERS = {
-    "training images": "other training images",
-    "test images": "other test images",
-    "initial weights": "other initial weights, which torch.manual_seed decides before the model",
-}
+PRINTS = ("training images", "test images", "initial weights")  # known by their fingerprints
 PARTS = {"run", "history", "architecture", "model", "buffers", "optimizer", "scheduler", "random"}
 ELSE = "choose another path, or move the file away to start afresh"
 # Of each model: what identified its last run when that ended, and when it began.
@@ -134,30 +129,30 @@ def one_at_a_time(path: Path) -> Iterator[None]:
 
 def finite(model: nn.Module) -> set[str]:
     """Names of the parameters and buffers that hold neither inf nor nan."""
-    return {name for name, tensor in tensors(model).items() if tensor.isfinite().all()}
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    return {name for name, tensor in tensors.items() if tensor.isfinite().all()}
 
 
-def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, also those that are in no state dict."""
-    return _tensors(model.state_dict() | dict(model.named_buffers()))
-
-
-def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if torch.is_tensor(value)}
-
-
-def fingerprint(named: dict[str, Tensor]) -> str:
-    """Sixteen hex digits that change with any name, type, shape or bit of the tensors."""
+def fingerprint(state: dict[str, Any]) -> str:
+    """Sixteen hex digits that change with any name, type, shape or bit of the tensors in `state`."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(named.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
+    for name, tensor in sorted(state.items()):
+        if torch.is_tensor(tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 
 def identity(run: SimpleNamespace) -> dict[str, Any]:
     """What makes a run of `fit` this one and no other, in words by name."""
+
+    def words(value: Any) -> str:  # no addresses, which differ from process to process
+        def plain(entry: Any) -> Any:
+            return entry.tolist() if hasattr(entry, "tolist") else type(entry).__name__
+
+        return json.dumps(value, default=plain, skipkeys=True)
+
     drivers = dict(optimizer=run.optimizer, scheduler=run.scheduler)
     told: dict[str, Any] = {name: d and type(d).__name__ for name, d in drivers.items()}
     told |= {name: getattr(run, name) for name in SETTINGS}
@@ -165,26 +160,18 @@ def identity(run: SimpleNamespace) -> dict[str, Any]:
     for name, data in (("training images", run.train), ("test images", run.test)):
         told[name] = data and fingerprint(dict(x=data.images, y=data.labels))
     groups = [group | {"params": len(group["params"])} for group in run.optimizer.param_groups]
-    told |= {f"optimizer's {name}": _words([g.get(name) for g in groups]) for name in groups[0]}
+    told |= {f"optimizer's {name}": words([g.get(name) for g in groups]) for name in groups[0]}
     state = run.scheduler.state_dict() if run.scheduler is not None else {}
-    told |= {f"scheduler's {name}": _words(value) for name, value in state.items()}
-    return told | {"initial weights": fingerprint(tensors(run.model))}
-
-
-def _words(value: Any) -> str:
-    """`value` without addresses, which differ from process to process."""
-
-    def plain(entry: Any) -> Any:
-        return entry.tolist() if hasattr(entry, "tolist") else type(entry).__name__
-
-    return json.dumps(value, default=plain, skipkeys=True)
+    told |= {f"scheduler's {name}": words(value) for name, value in state.items()}
+    weights = run.model.state_dict() | dict(run.model.named_buffers())
+    return told | {"initial weights": fingerprint(weights)}
 
 
 class Checkpoint:
     """The file of one run of `fit`, which goes on from there with the same settings or not at all."""
 
     def __init__(self, run: SimpleNamespace) -> None:
-        self.run, self.model, self.path = run, run.model, absolute(run.checkpoint)
+        self.run, self.model, self.path = run, run.model, run.checkpoint
         self.identity = identity(run)
         # Ctrl-C leaves another model than it began with, but running the same cell again goes on.
         ended, begun = ENDED.get(run.model, ({}, {}))
@@ -224,17 +211,17 @@ class Checkpoint:
                     copymode(self.path, unfinished)
                 os.replace(unfinished, self.path)
         except (PicklingError, UnpicklingError, AttributeError, TypeError) as error:
-            what = "model, optimizer or scheduler hold an array or an object"
-            remedy = "give them tensors, numbers, texts and lists of these"
-            raise CheckpointError(f"no checkpoint can be written, {what}: {remedy}.") from error
+            what = "no checkpoint can be written, model, optimizer or scheduler hold an array or object"
+            raise CheckpointError(
+                f"{what}: give them tensors, numbers and lists of these."
+            ) from error
         except (OSError, RuntimeError) as error:
             full = isinstance(error, RuntimeError) and disk_usage(self.path.parent).free < 2**20
             reason = "the disk is full" if full else error  # torch.save: "unexpected pos 24 vs 20"
             what = f"could not write the checkpoint {self.path} ({reason})"
             remedy = "choose a folder that you may write to and that has room"
-            raise CheckpointError(
-                f"{what}: {remedy}; the model keeps what it has learned."
-            ) from error
+            problem = f"{what}: {remedy}; the model keeps what it has learned."
+            raise CheckpointError(problem) from error
         finally:
             with suppress(OSError):
                 os.unlink(unfinished)
@@ -267,13 +254,14 @@ class Checkpoint:
 
     def _refuse_another_run(self, state: dict) -> None:
         self._refuse_another_architecture(state)
-        there, saved = state["run"], fingerprint(_tensors(state["model"] | state["buffers"]))
+        there, saved = state["run"], fingerprint(state["model"] | state["buffers"])
         for name, here in self.identity.items():
             fits = there.get(name, here) in (here, self.begun[name])
             fits |= name == "test images" and there[name] is None  # its scores may begin late
             fits |= name == "initial weights" and saved == here  # loaded from this very file
             if not fits:
-                what = OTHERS.get(name, f"{name}={there[name]}, not {here}")
+                what = f"other {name}" if name in PRINTS else f"{name}={there[name]}, not {here}"
+                what += ", which torch.manual_seed decides" * (name == "initial weights")
                 remedy = "use the same settings to continue it, or another path to start afresh"
                 raise CheckpointError(f"{self.path} belongs to a run with {what}: {remedy}.")
         now = _machine(self.run)

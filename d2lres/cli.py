@@ -145,10 +145,9 @@ def train(given: argparse.Namespace) -> int:
         given.refuse(f"--device {given.device}: PyTorch finds no such device here")
     if given.threads:
         torch.set_num_threads(given.threads)
-    keeps = (
-        f"{given.checkpoint} keeps every finished epoch, and the same command goes on from there"
-    )
-    keeps = keeps if given.checkpoint else "nothing is kept, as there was no --checkpoint"
+    keeps = "nothing is kept, as there was no --checkpoint"
+    if file := given.checkpoint:
+        keeps = f"{file} keeps every finished epoch, and the same command goes on from there"
     group = Group(join(torch.device(given.device) if given.device else default_device()))
     try:
         interrupted = run_fit(given, group)

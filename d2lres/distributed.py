@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import torch
@@ -59,6 +60,13 @@ def _outcome(action: Callable, *arguments: Any) -> tuple[Any, Exception | None]:
     return result, error
 
 
+def _results(outcomes: list[tuple[Any, Exception | None]]) -> list[Any]:
+    for _, error in outcomes:
+        if error is not None:
+            raise error
+    return [result for result, _ in outcomes]
+
+
 class Group:
     """The initialised process group, or this process alone.
 
@@ -75,9 +83,7 @@ class Group:
 
     def wrap(self, model: nn.Module, unused: bool = False) -> nn.Module:
         """`model`, starting everywhere as on rank 0, its gradients averaged during backward.
-
-        unused: in some process a parameter gets no gradient.
-        """
+        unused: whether a parameter gets none here."""
         if self.count == 1:
             return model
         return DistributedDataParallel(model, find_unused_parameters=self.sum(unused) != [0])
@@ -104,12 +110,9 @@ class Group:
         """`action(*arguments)`, called on rank 0 only; all return its result or raise its error."""
         if self.count == 1:
             return action(*arguments)
-        outcome: list[Any] = [_outcome(action, *arguments) if self.rank == 0 else None]
-        dist.broadcast_object_list(outcome, 0)
-        result, error = outcome[0]
-        if error is not None:
-            raise error
-        return result
+        outcomes: list[Any] = [_outcome(action, *arguments) if self.rank == 0 else None]
+        dist.broadcast_object_list(outcomes, 0)
+        return _results(outcomes)[0]
 
     def agree(self, check: Callable[[], dict[str, Any]]) -> None:
         """`check()` in every process. If it raises in one, or gives another dict than in the first,
@@ -119,15 +122,11 @@ class Group:
             return
         outcomes: list[Any] = [None] * self.count
         dist.all_gather_object(outcomes, _outcome(check))
-        for _, error in outcomes:
-            if error is not None:
-                raise error
-        first = outcomes[0][0]
-        for rank, (theirs, _) in enumerate(outcomes):
-            for name in first:
-                if theirs[name] != first[name]:
-                    what = f"process {rank} has {name}={theirs[name]}, process 0 has {first[name]}"
-                    raise ValueError(f"{what}: call fit with the same arguments in every process.")
+        first, *others = _results(outcomes)
+        for (name, ours), (rank, theirs) in product(first.items(), enumerate(others, start=1)):
+            if theirs.get(name) != ours:
+                what = f"process {rank} has {name}={theirs.get(name)}, process 0 has {ours}"
+                raise ValueError(f"{what}: call fit with the same arguments in every process.")
 
     @contextmanager
     def ctrl_c(self) -> Iterator[None]:

@@ -41,7 +41,8 @@ def _asserts(name: str) -> tuple[bool, str]:
 
 def _home(name: str) -> tuple[bool, str]:
     home = Path("~").expanduser()  # RuntimeError without HOME and for a user without a name
-    return os.access(home, os.W_OK), "can be written" if os.access(home, os.W_OK) else str(home)
+    fits = home.is_dir() and os.access(home, os.W_OK)
+    return fits, "can be written" if fits else str(home)
 
 
 def _device(name: str) -> tuple[bool, str]:

@@ -54,41 +54,37 @@ def move(run: Any) -> None:
     """Bring model and training images to the device, and give lazy layers their shapes."""
     if any(tensor.is_meta for tensor in run.model.parameters()):
         raise ValueError("the model is on the meta device and has no weights: build it on another.")
-    run.train = run.train.to(run.device)
-    run.model.to(run.device)
+    run.train, run.model = run.train.to(run.device), run.model.to(run.device)
     if any(map(is_lazy, run.model.parameters())):
         with torch.no_grad():
             forward(run.model.eval(), run.train[:2])
 
 
 def drive(run: Any) -> None:
-    """The default optimizer and scheduler, or those given if they drive this model this far."""
-    given, own = run.optimizer, {id(parameter) for parameter in run.model.parameters()}
+    """The default optimizer and scheduler, or those given if they drive this model."""
+    given, own = run.optimizer, list(run.model.parameters())
     if given is not None and run.lr is not None:
-        raise ValueError(
-            "lr belongs to the default optimizer: set it in yours, or drop optimizer=."
-        )
+        raise ValueError("lr is the default optimizer's: set it in yours, or drop optimizer=.")
     if run.scheduler is not None and given is None:
         raise ValueError("a scheduler needs the optimizer it drives: pass optimizer= as well.")
-    if not any(parameter.requires_grad for parameter in run.model.parameters()):
+    if not any(parameter.requires_grad for parameter in own):
         raise ValueError("no parameter of the model requires a gradient: nothing can be trained.")
     if given is None:
         run.lr = number("lr", 0.1 if run.lr is None else run.lr)
         if run.steps == 1:
             what = "in one step the default schedule has a rate of almost 0, and nothing is learned"
             raise ValueError(f"{what}: use more epochs, a smaller batch_size, or an optimizer.")
-        run.optimizer = SGD(run.model.parameters(), run.lr, momentum=0.9, weight_decay=1e-4)
+        run.optimizer = SGD(own, run.lr, momentum=0.9, weight_decay=1e-4)
         run.scheduler = OneCycleLR(run.optimizer, run.lr, run.steps, cycle_momentum=False)
         return
     if isinstance(given, torch.optim.LBFGS) or isinstance(run.scheduler, ReduceLROnPlateau):
         raise ValueError("LBFGS and ReduceLROnPlateau want more than fit gives: choose another.")
     driven = [parameter for group in given.param_groups for parameter in group["params"]]
-    if not {id(parameter) for parameter in driven} <= own:
+    if not set(driven) <= set(own):
         raise ValueError("the optimizer has parameters of another model: build it with this one's.")
     if not any(parameter.requires_grad for parameter in driven):
         raise ValueError("the optimizer has no parameter that requires a gradient.")
-    for group in given.param_groups:
-        rate = group["lr"]
+    for rate in (group["lr"] for group in given.param_groups):
         number("the optimizer's lr", rate.item() if torch.is_tensor(rate) else rate)
     if run.scheduler is not None and run.scheduler.optimizer is not given:
         raise ValueError("the scheduler drives another optimizer: build it with this one.")
@@ -103,10 +99,9 @@ def rehearse(run: Any) -> None:
         with run.precision:
             logits = forward(run.model, batch)
         loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=run.label_smoothing)
-        try:
-            loss.backward()
-        except RuntimeError as error:
-            raise ValueError(f"the loss has no gradient for the model: {told(error)}") from error
+        if not loss.requires_grad:
+            raise ValueError("the loss has no gradient for the model, which detaches its output.")
+        loss.backward()
         run.unused = any(p.requires_grad and p.grad is None for p in run.model.parameters())
     if run.test is not None:
         with untouched(run.model), torch.no_grad():

@@ -42,19 +42,16 @@ def untouched(*models: nn.Module) -> Iterator[None]:
 
 def random_state() -> dict[str, Any]:
     """Where the global random numbers are, as plain data: of Python, NumPy, PyTorch and its GPU."""
-    numpy: dict = np.random.get_state(legacy=False)
-    key = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
+    name, key, *rest = np.random.get_state()
     gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
-    numpy["state"] = {"key": key, "pos": int(numpy["state"]["pos"])}
-    return dict(python=random.getstate(), numpy=numpy, torch=torch.get_rng_state(), gpu=gpu)
+    numbers = dict(python=random.getstate(), torch=torch.get_rng_state(), gpu=gpu)
+    return numbers | dict(numpy=(name, np.asarray(key).tolist(), *rest))
 
 
 def restore_random(state: dict[str, Any]) -> None:
     """Go on with the global random numbers where `random_state` has found them."""
     random.setstate(state["python"])
-    key = state["numpy"]["state"]["key"].numpy().astype(np.uint32)
-    inner = {"key": key, "pos": state["numpy"]["state"]["pos"]}
-    np.random.set_state(state["numpy"] | {"state": inner})
+    np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
     if state["gpu"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["gpu"])

@@ -104,7 +104,7 @@ def _loop(run: SimpleNamespace) -> None:
             sums = group.sum(loss.item() * len(y), right, len(y), group.stop)
             loss_sum, right, images, stop = sums
             if not math.isfinite(loss_sum):
-                raise TrainingDiverged(_why_diverged(run, "the loss", loss_sum, epoch), history)
+                raise _diverged(run, "the loss", loss_sum, epoch)
             if stop:
                 raise KeyboardInterrupt
             run.optimizer.zero_grad(set_to_none=True)
@@ -154,22 +154,20 @@ def _test(run: SimpleNamespace, epoch: int) -> Score | None:
     if run.group.count > 1:
         score = Score(*run.group.sum(*(value * len(mine) / len(test) for value in score)))
     if not math.isfinite(score.loss):
-        raise TrainingDiverged(
-            _why_diverged(run, "the loss after it", score.loss, epoch), run.history
-        )
+        raise _diverged(run, "the loss after it", score.loss, epoch)
     return None if run.test is None else score
 
 
 def _refuse_infinite(run: SimpleNamespace, epoch: int) -> None:
     if not run.finite <= checkpoints.finite(run.model):
-        raise TrainingDiverged(_why_diverged(run, "a weight", math.nan, epoch), run.history)
+        raise _diverged(run, "a weight", math.nan, epoch)
 
 
-def _why_diverged(run: SimpleNamespace, what: str, value: float, epoch: int) -> str:
+def _diverged(run: SimpleNamespace, what: str, value: float, epoch: int) -> TrainingDiverged:
     rate = float(run.optimizer.param_groups[0]["lr"])
     what = f"{what} became {value} in epoch {epoch + 1} at learning rate {rate:.2g}"
     remedy = "lower the learning rate, or give the network normalisation or shortcuts"
-    return f"{what}, so training stopped: {remedy}."
+    return TrainingDiverged(f"{what}, so training stopped: {remedy}.", run.history)
 
 
 def _prepare(run: SimpleNamespace) -> None:
@@ -180,7 +178,7 @@ def _prepare(run: SimpleNamespace) -> None:
     if run.checkpoint is not None:
         run.saved = checkpoints.Checkpoint(run)
         run.stack.callback(run.saved.leave)
-        alone = checkpoints.one_at_a_time(run.saved.path)
+        alone = checkpoints.one_at_a_time(run.checkpoint)
         group.first(lambda: run.stack.enter_context(alone))
         if (state := group.first(run.saved.begin)) is not None:
             run.history = run.saved.restore(state)
@@ -196,6 +194,8 @@ def _prepare(run: SimpleNamespace) -> None:
 def _rehearsed(run: SimpleNamespace) -> dict[str, Any]:
     """All that can be refused before the first step. Returns what all processes must agree on."""
     rehearsal.check(run)
+    if run.checkpoint is not None:
+        run.checkpoint = checkpoints.absolute(run.checkpoint)
     run.device = run.group.device = _device(run.device)
     run.precision = _precision(run.mixed_precision, run.device)
     rehearsal.move(run)
@@ -225,7 +225,7 @@ def evaluate(model: nn.Module, data: Images, batch_size: int = 512) -> Score:
     try:
         model.eval()
         for x, y in data.batches(batch_size, device=device):
-            logits = rehearsal.check_logits(model(x), len(x), len(data.classes))
+            logits = rehearsal.check_logits(model(x), len(x), int(y.max()) + 1)
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             correct += (logits.argmax(1) == y).sum().item()
     finally:

@@ -72,7 +72,7 @@ def test_what_is_missing_or_broken_is_named_with_reason_and_remedy(
         (["-O"], {}, "MISSING  Asserts"),
         ([], {"PYTHONOPTIMIZE": "1"}, "MISSING  Asserts"),
         ([], {"MPLBACKEND": "nonsense"}, "MISSING  matplotlib"),
-        ([], {"HOME": "/nowhere"}, "optional Home"),
+        ([], {"HOME": "/dev/null"}, "optional Home"),
     ],
 )
 def test_an_interpreter_that_checks_nothing_and_a_home_that_is_none_are_found(

@@ -23,7 +23,7 @@ from d2lres.checkpoints import load_checkpoint
 from d2lres.training import fit
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-KILLS, EPOCHS = int(os.environ.get("D2LRES_KILLS", "10")), 6
+KILLS, EPOCHS = int(os.environ.get("D2LRES_KILLS", "4")), 6
 CONTEXT = get_context("spawn" if os.name == "nt" else "forkserver")
 if os.name != "nt":
     CONTEXT.set_forkserver_preload(["torch._dynamo", "d2lres.training"])  # imported once

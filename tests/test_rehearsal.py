@@ -77,7 +77,10 @@ MODELS = {
     "half the images": (partial(Answers, lambda out: out[:4]), rf"{RETURNS}.*of shape \(4, 10\)"),
     "a map": (partial(Answers, lambda out: out[..., None]), rf"{RETURNS}.*\(8, 10, 1\)"),
     "whole numbers": (partial(Answers, lambda out: out.long()), f"{RETURNS}.*torch.int64"),
-    "detached": (partial(Answers, lambda out: out.detach()), "the loss has no gradient for the"),
+    "detached": (
+        partial(Answers, lambda out: out.detach()),
+        "the loss has no gradient for the model, which detaches",
+    ),
     "no numpy": (partial(Answers, lambda out: out.numpy()), r"cannot take a batch \(8, 1, 6, 6\)"),
     "in tests": (partial(OfTests, lambda out: None), r"logits of shape \(2, 10\).*not None"),
     "float64": (double, "cannot take a batch .* of torch.float32 on cpu: RuntimeError: "),

@@ -143,7 +143,7 @@ def test_parameters_without_gradient_stay_as_they_are():
         (dict(epochs=0), "epochs must be a whole number from 1 on, not 0"),
         (dict(batch_size=0), "batch_size must be a whole number from 1 on, not 0"),
         (dict(train=TRAIN[:1]), "train needs at least two images"),
-        (dict(lr=0.1, optimizer=True), "lr belongs to the default optimizer"),
+        (dict(lr=0.1, optimizer=True), "lr is the default optimizer's: set it in yours"),
         (dict(scheduler=True), "a scheduler needs the optimizer it drives"),
         (dict(lr=-1.0), "lr must be a number from 0 on, not -1.0"),
         (dict(label_smoothing=1.5), "label_smoothing"),
