@@ -14,11 +14,8 @@ import torch
 
 def whole(name: str, value: Any, least: int = 1, most: float = inf) -> int:
     """`value` as an int from `least` to `most`."""
-    if (
-        isinstance(value, Integral)
-        and not isinstance(value, bool)
-        and least <= cast(int, value) <= most
-    ):
+    fits = isinstance(value, Integral) and not isinstance(value, bool)
+    if fits and least <= cast(int, value) <= most:
         return int(value)
     bounds = f"from {least} on" if most == inf else f"from {least} to {most}"
     raise ValueError(f"{name} must be a whole number {bounds}, not {shown(value)}.")
@@ -26,11 +23,8 @@ def whole(name: str, value: Any, least: int = 1, most: float = inf) -> int:
 
 def number(name: str, value: Any, low: float = 0, high: float = sys.float_info.max) -> float:
     """`value` as a float from `low` to `high`; neither nan nor infinite."""
-    if (
-        isinstance(value, Real)
-        and not isinstance(value, bool)
-        and low <= cast(float, value) <= high
-    ):
+    fits = isinstance(value, Real) and not isinstance(value, bool)
+    if fits and low <= cast(float, value) <= high:
         return float(value)
     bounds = f"from {low:g} to {high:g}" if high < sys.float_info.max else f"from {low:g} on"
     raise ValueError(f"{name} must be a number {bounds}, not {shown(value)}.")

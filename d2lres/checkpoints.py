@@ -1,8 +1,6 @@
 """Checkpoints that survive a crash, run nobody's code, and go on with the same run or not at all."""
 
 import glob
-import hashlib
-import json
 import os
 import secrets
 import warnings
@@ -25,11 +23,9 @@ from torch import nn
 
 from d2lres.arguments import shown
 from d2lres.history import History
+from d2lres.identity import PRINTS, fingerprint, identity, machine
 from d2lres.state import random_state, restore_random
 
-# The arguments of `fit` that decide the weights, with its optimizer, scheduler and images.
-SETTINGS = ("epochs", "lr", "batch_size", "seed", "augment", "label_smoothing", "mixed_precision")
-PRINTS = ("training images", "test images", "initial weights")  # known by their fingerprints
 PARTS = {"run", "history", "architecture", "model", "buffers", "optimizer", "scheduler", "random"}
 ELSE = "choose another path, or move the file away to start afresh"
 # Of each model: what identified its last run when that ended, and when it began.
@@ -72,12 +68,7 @@ def absolute(path: str | os.PathLike) -> Path:
     """`path` with ~ and links followed, which no change of the working directory changes."""
     try:
         return Path(path).expanduser().resolve()
-    except (
-        RuntimeError,
-        ValueError,
-        OSError,
-        TypeError,
-    ) as error:  # nobody's home, a NUL, a number
+    except Exception as error:  # nobody's home, a NUL, a number, a circle of links
         raise CheckpointError(f"{shown(path)} is no path to a file ({error}).") from None
 
 
@@ -127,46 +118,6 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def finite(model: nn.Module) -> set[str]:
-    """Names of the parameters and buffers that hold neither inf nor nan."""
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    return {name for name, tensor in tensors.items() if tensor.isfinite().all()}
-
-
-def fingerprint(state: dict[str, Any]) -> str:
-    """Sixteen hex digits that change with any name, type, shape or bit of the tensors in `state`."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        if torch.is_tensor(tensor):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
-
-
-def identity(run: SimpleNamespace) -> dict[str, Any]:
-    """What makes a run of `fit` this one and no other, in words by name."""
-
-    def words(value: Any) -> str:  # no addresses, which differ from process to process
-        def plain(entry: Any) -> Any:
-            return entry.tolist() if hasattr(entry, "tolist") else type(entry).__name__
-
-        return json.dumps(value, default=plain, skipkeys=True)
-
-    drivers = dict(optimizer=run.optimizer, scheduler=run.scheduler)
-    told: dict[str, Any] = {name: d and type(d).__name__ for name, d in drivers.items()}
-    told |= {name: getattr(run, name) for name in SETTINGS}
-    told |= {"images": len(run.train), "size": run.train.size}
-    for name, data in (("training images", run.train), ("test images", run.test)):
-        told[name] = data and fingerprint(dict(x=data.images, y=data.labels))
-    groups = [group | {"params": len(group["params"])} for group in run.optimizer.param_groups]
-    told |= {f"optimizer's {name}": words([g.get(name) for g in groups]) for name in groups[0]}
-    state = run.scheduler.state_dict() if run.scheduler is not None else {}
-    told |= {f"scheduler's {name}": words(value) for name, value in state.items()}
-    weights = run.model.state_dict() | dict(run.model.named_buffers())
-    return told | {"initial weights": fingerprint(weights)}
-
-
 class Checkpoint:
     """The file of one run of `fit`, which goes on from there with the same settings or not at all."""
 
@@ -190,7 +141,7 @@ class Checkpoint:
         run, model, weights = self.run, self.model, self.model.state_dict()
         unfinished = f"{self.path}.{secrets.token_hex(8)}.unfinished"
         state = {
-            "run": self.begun | _machine(run),
+            "run": self.begun | machine(run),
             "history": asdict(history),
             "architecture": repr(model),
             "model": weights,
@@ -264,7 +215,7 @@ class Checkpoint:
                 what += ", which torch.manual_seed decides" * (name == "initial weights")
                 remedy = "use the same settings to continue it, or another path to start afresh"
                 raise CheckpointError(f"{self.path} belongs to a run with {what}: {remedy}.")
-        now = _machine(self.run)
+        now = machine(self.run)
         if changed := [f"{k}={now[k]} after {there[k]}" for k in now if now[k] != there[k]]:
             what = f"{self.path} goes on with {', '.join(changed)}"
             how = "the weights will be close to those of an uninterrupted run, but not the same"
@@ -277,12 +228,6 @@ class Checkpoint:
             there, here = (line or "nothing" for line in different[0])
             what = f"{self.path} is of another architecture: {there} there and {here} here"
             raise CheckpointError(f"{what}. Build the model it was made with, or {ELSE}.")
-
-
-def _machine(run: SimpleNamespace) -> dict[str, Any]:
-    """What changes the last digits of the weights, and is nothing of the run's own."""
-    threads, processes = torch.get_num_threads(), run.group.count
-    return dict(device=run.device.type, threads=threads, processes=processes)
 
 
 def _plain(value: Any) -> Any:

@@ -172,7 +172,7 @@ def run_fit(given: argparse.Namespace, group) -> bool:
     """Train as the options say; returns whether Ctrl-C ended it. Rank 0 alone touches files."""
     import torch
 
-    from d2lres import checkpoints, data, training
+    from d2lres import data, identity, training
 
     def show(history):
         speed = len(train_set) / history.seconds[-1]
@@ -190,7 +190,7 @@ def run_fit(given: argparse.Namespace, group) -> bool:
         weights = sum(parameter.numel() for parameter in model.parameters())
         what = f"{given.model}: {weights:,} parameters, {len(train_set):,} images"
         say(f"{what}, processes: {group.count}, device: {group.device.type}", sys.stdout)
-    options = {name: getattr(given, name) for name in (*checkpoints.SETTINGS, "checkpoint")}
+    options = {name: getattr(given, name) for name in (*identity.SETTINGS, "checkpoint")}
     options |= dict(device=group.device, after_epoch=show)
     if sys.stderr is None or not sys.stderr.isatty():
         options["progress"] = False

@@ -103,11 +103,9 @@ def learning_curves(runs: dict, metric="loss", title=None, log="", alt=None) -> 
         rows: list[Any] = [getattr(history, str(metric), None) for history in histories]
         if not all(hasattr(row, "__len__") for row in rows):
             raise ValueError(f"the run {shown(key)} is no History, or has no list {shown(metric)}.")
-        begun = [
-            len(getattr(history, "loss", row)) - len(row) for history, row in zip(histories, rows)
-        ]
-        late = max(begun, default=0)
-        rows = [row[late - before :] for row, before in zip(rows, begun)]
+        epochs = [len(getattr(run, "loss", row)) for run, row in zip(histories, rows)]
+        late = max((n - len(row) for n, row in zip(epochs, rows)), default=0)
+        rows = [row[late - n + len(row) :] for n, row in zip(epochs, rows)]
         shortest = min(map(len, rows), default=0)
         curves[key] = (range(late + 1, late + shortest + 1), [row[:shortest] for row in rows])
     ylabel = metric.replace("_", " ") if "test" in metric else f"training {metric}"
@@ -171,12 +169,8 @@ def images(x, titles=None, columns=8, correct=None, alt=None) -> Figure:
     titles = [x.classes[label] for label in x.labels] if named else titles
     pixels = getattr(x, "images", x)
     pixels = np.asarray(pixels.detach().cpu() if hasattr(pixels, "detach") else pixels)
-    if (
-        pixels.ndim != 4
-        or pixels.shape[1] != 1
-        or 0 in pixels.shape
-        or pixels.dtype.kind not in "uif"
-    ):
+    fits = pixels.ndim == 4 and pixels.shape[1] == 1 and pixels.size
+    if not fits or pixels.dtype.kind not in "uif":
         raise ValueError(f"images needs a tensor (N, 1, H, W) with N > 0, not {pixels.shape}.")
     titles = list(map(str, _entries("titles", titles, len(pixels))))
     correct = [yes_or_no("each of correct", e) for e in _entries("correct", correct, len(pixels))]
@@ -207,9 +201,8 @@ def _entries(name, given, pictures):
     """`given` as a list with one entry for each picture; an empty one for None."""
     if given is None:
         return []
-    entries = instance(
-        name, given.tolist() if hasattr(given, "tolist") else given, (list, tuple), "a list"
-    )
+    plain = given.tolist() if hasattr(given, "tolist") else given
+    entries = instance(name, plain, (list, tuple), "a list")
     if len(entries) != pictures:
         raise ValueError(f"{name} has {len(entries)} entries for {pictures} pictures.")
     return list(entries)

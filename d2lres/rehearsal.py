@@ -3,6 +3,9 @@ take its images or give what the loss needs. Each in one sentence, as a ValueErr
 
 import math
 import os
+import zlib
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,7 +16,9 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from d2lres.arguments import instance, number, shown, whole, yes_or_no
+from d2lres.checkpoints import absolute
 from d2lres.data import Images
+from d2lres.identity import identity
 from d2lres.state import untouched
 
 IMAGES = "d2lres.data.Images: fashion_mnist() returns them, Images(images, labels) wraps your own"
@@ -26,6 +31,26 @@ KINDS: dict[str, tuple] = {  # of the arguments of fit that are objects
     "scheduler": ((LRScheduler, ABSENT), "a scheduler of torch.optim.lr_scheduler"),
     "checkpoint": ((str, os.PathLike, ABSENT), "the path of a file"),
 }
+
+
+def rehearsed(run: SimpleNamespace) -> dict[str, Any]:
+    """All that can be refused before the first step. Returns what all processes must agree on."""
+    check(run)
+    if run.checkpoint is not None:
+        run.checkpoint = absolute(run.checkpoint)
+    run.device = run.group.device = _device(run.device)
+    run.precision = _precision(run.mixed_precision, run.device)
+    move(run)
+    drive(run)
+    rehearse(run)
+    if run.group.count == 1:
+        return {}
+    shapes = [tuple(parameter.shape) for parameter in run.model.parameters()]
+    architecture = zlib.crc32(f"{run.model} {shapes}".encode())
+    told: dict[str, Any] = {"model": f"{type(run.model).__name__} ({architecture:08x})"}
+    told |= identity(run) | {"initial weights": "those of process 0"}
+    optional = ("checkpoint", "after_epoch")
+    return told | {name: getattr(run, name) is not None for name in optional}
 
 
 def check(run: Any) -> None:
@@ -133,3 +158,34 @@ def check_logits(logits: Any, images: int, classes: int) -> Tensor:
 def told(error: Exception) -> str:
     """An exception in one line."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def _device(given: torch.device | str | None) -> torch.device:
+    """The device that was asked for, if numbers can be put there, or the default."""
+    try:
+        device = default_device() if given is None else torch.device(given)
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # RuntimeError, or without CUDA AssertionError, or TypeError
+        what = f"device must be one that PyTorch finds here, such as 'cpu', not {shown(given)}"
+        raise ValueError(f"{what} ({told(error)}).") from error
+    return device
+
+
+def default_device() -> torch.device:
+    """The GPU if there is one (CUDA, then Apple's MPS), else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _precision(mixed: bool | None, device: torch.device) -> AbstractContextManager:
+    """The context of the forward pass: bfloat16 where asked for and possible, or none."""
+    possible = device.type == "cpu"  # on MPS it has not been tried
+    if device.type == "cuda":
+        possible = torch.cuda.is_bf16_supported(including_emulation=False)
+        mixed = possible if mixed is None else mixed
+    if mixed and not possible:
+        raise ValueError(
+            f"bfloat16 cannot be had on {device.type} here: leave mixed_precision out."
+        )
+    return torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext()

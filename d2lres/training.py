@@ -13,9 +13,8 @@ import os
 import sys
 import time
 import warnings
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,10 +25,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from d2lres import checkpoints, rehearsal
-from d2lres.arguments import instance, shown
+from d2lres.arguments import instance
 from d2lres.data import Images
 from d2lres.distributed import Group
 from d2lres.history import History, Score, TrainingDiverged
+from d2lres.identity import finite
+from d2lres.rehearsal import default_device as default_device  # which the chapters import here
 
 
 def fit(
@@ -159,7 +160,7 @@ def _test(run: SimpleNamespace, epoch: int) -> Score | None:
 
 
 def _refuse_infinite(run: SimpleNamespace, epoch: int) -> None:
-    if not run.finite <= checkpoints.finite(run.model):
+    if not run.finite <= finite(run.model):
         raise _diverged(run, "a weight", math.nan, epoch)
 
 
@@ -173,8 +174,8 @@ def _diverged(run: SimpleNamespace, what: str, value: float, epoch: int) -> Trai
 def _prepare(run: SimpleNamespace) -> None:
     """Refuse what makes no sense, fill in what was left out, and go on from the checkpoint."""
     group = run.group
-    group.agree(lambda: _rehearsed(run))
-    run.finite, run.saved = checkpoints.finite(run.model), None
+    group.agree(lambda: rehearsal.rehearsed(run))
+    run.finite, run.saved = finite(run.model), None
     if run.checkpoint is not None:
         run.saved = checkpoints.Checkpoint(run)
         run.stack.callback(run.saved.leave)
@@ -189,26 +190,6 @@ def _prepare(run: SimpleNamespace) -> None:
         raise ValueError(f"{what}: make it for all {run.steps}.")
     run.bar = progress_bar(total=left, show=run.progress if group.rank == 0 else False)
     run.stack.enter_context(run.bar)
-
-
-def _rehearsed(run: SimpleNamespace) -> dict[str, Any]:
-    """All that can be refused before the first step. Returns what all processes must agree on."""
-    rehearsal.check(run)
-    if run.checkpoint is not None:
-        run.checkpoint = checkpoints.absolute(run.checkpoint)
-    run.device = run.group.device = _device(run.device)
-    run.precision = _precision(run.mixed_precision, run.device)
-    rehearsal.move(run)
-    rehearsal.drive(run)
-    rehearsal.rehearse(run)
-    if run.group.count == 1:
-        return {}
-    shapes = [tuple(parameter.shape) for parameter in run.model.parameters()]
-    architecture = zlib.crc32(f"{run.model} {shapes}".encode())
-    told: dict[str, Any] = {"model": f"{type(run.model).__name__} ({architecture:08x})"}
-    told |= checkpoints.identity(run) | {"initial weights": "those of process 0"}
-    optional = ("checkpoint", "after_epoch")
-    return told | {name: getattr(run, name) is not None for name in optional}
 
 
 @torch.no_grad()
@@ -234,24 +215,6 @@ def evaluate(model: nn.Module, data: Images, batch_size: int = 512) -> Score:
     return Score(loss / len(data), correct / len(data))
 
 
-def _device(given: torch.device | str | None) -> torch.device:
-    """The device that was asked for, if numbers can be put there, or the default."""
-    try:
-        device = default_device() if given is None else torch.device(given)
-        torch.zeros(1, device=device).item()
-    except Exception as error:  # RuntimeError, or without CUDA AssertionError, or TypeError
-        what = f"device must be one that PyTorch finds here, such as 'cpu', not {shown(given)}"
-        raise ValueError(f"{what} ({rehearsal.told(error)}).") from error
-    return device
-
-
-def default_device() -> torch.device:
-    """The GPU if there is one (CUDA, then Apple's MPS), else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
 def progress_bar(
     steps: Iterable | None = None, total: int | None = None, show: bool | None = None
 ) -> Any:
@@ -275,16 +238,3 @@ def progress_bar(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")
         return Bar(iterable=steps, total=total, unit="batch", disable=hidden, leave=False)
-
-
-def _precision(mixed: bool | None, device: torch.device) -> AbstractContextManager:
-    """The context of the forward pass: bfloat16 where asked for and possible, or none."""
-    possible = device.type == "cpu"  # on MPS it has not been tried
-    if device.type == "cuda":
-        possible = torch.cuda.is_bf16_supported(including_emulation=False)
-        mixed = possible if mixed is None else mixed
-    if mixed and not possible:
-        raise ValueError(
-            f"bfloat16 cannot be had on {device.type} here: leave mixed_precision out."
-        )
-    return torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext()

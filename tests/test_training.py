@@ -180,11 +180,11 @@ def test_bfloat16_is_used_when_asked_for_and_not_in_tests():
 def test_on_a_gpu_the_default_is_what_it_supports(monkeypatch, supported):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
     cuda = torch.device("cuda")
-    assert isinstance(training._precision(None, cuda), torch.autocast) == supported
-    assert not isinstance(training._precision(False, cuda), torch.autocast)
+    assert isinstance(rehearsal._precision(None, cuda), torch.autocast) == supported
+    assert not isinstance(rehearsal._precision(False, cuda), torch.autocast)
     if not supported:
         with pytest.raises(ValueError, match="bfloat16 cannot be had on cuda here"):
-            training._precision(True, cuda)
+            rehearsal._precision(True, cuda)
 
 
 def test_channels_last_weights_stay_so():

@@ -1,0 +1,59 @@
+"""What makes a run of `fit` this one and no other, and what changes its last digits alone."""
+
+import hashlib
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+# The arguments of `fit` that decide the weights, with its optimizer, scheduler and images.
+SETTINGS = ("epochs", "lr", "batch_size", "seed", "augment", "label_smoothing", "mixed_precision")
+PRINTS = ("training images", "test images", "initial weights")  # known by their fingerprints
+
+
+def finite(model: nn.Module) -> set[str]:
+    """Names of the parameters and buffers that hold neither inf nor nan."""
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    return {name for name, tensor in tensors.items() if tensor.isfinite().all()}
+
+
+def fingerprint(state: dict[str, Any]) -> str:
+    """Sixteen hex digits that change with any name, type, shape or bit of the tensors in `state`."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        if torch.is_tensor(tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def identity(run: SimpleNamespace) -> dict[str, Any]:
+    """What makes a run of `fit` this one and no other, in words by name."""
+
+    def words(value: Any) -> str:  # no addresses, which differ from process to process
+        def plain(entry: Any) -> Any:
+            return entry.tolist() if hasattr(entry, "tolist") else type(entry).__name__
+
+        return json.dumps(value, default=plain, skipkeys=True)
+
+    drivers = dict(optimizer=run.optimizer, scheduler=run.scheduler)
+    told: dict[str, Any] = {name: d and type(d).__name__ for name, d in drivers.items()}
+    told |= {name: getattr(run, name) for name in SETTINGS}
+    told |= {"images": len(run.train), "size": run.train.size}
+    for name, data in (("training images", run.train), ("test images", run.test)):
+        told[name] = data and fingerprint(dict(x=data.images, y=data.labels))
+    groups = [group | {"params": len(group["params"])} for group in run.optimizer.param_groups]
+    told |= {f"optimizer's {name}": words([g.get(name) for g in groups]) for name in groups[0]}
+    state = run.scheduler.state_dict() if run.scheduler is not None else {}
+    told |= {f"scheduler's {name}": words(value) for name, value in state.items()}
+    weights = run.model.state_dict() | dict(run.model.named_buffers())
+    return told | {"initial weights": fingerprint(weights)}
+
+
+def machine(run: SimpleNamespace) -> dict[str, Any]:
+    """What changes the last digits of the weights, and is nothing of the run's own."""
+    threads, processes = torch.get_num_threads(), run.group.count
+    return dict(device=run.device.type, threads=threads, processes=processes)
