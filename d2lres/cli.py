@@ -151,7 +151,7 @@ def train(given: argparse.Namespace) -> int:
     group = Group(join(torch.device(given.device) if given.device else default_device()))
     try:
         interrupted = run_fit(given, group)
-    except (CheckpointError, DataError, TrainingDiverged):
+    except (CheckpointError, DataError, TrainingDiverged, ValueError):
         if group.rank == 0:  # all processes raise these alike, and one sentence is enough
             raise
         return 1

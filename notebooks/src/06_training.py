@@ -251,7 +251,7 @@ for row, cut in (("by part", part), ("by kind", kind)):
     for (name, took), colour in zip(cut.items(), colours):
         width = 100 * took / total
         ax.barh(row, width, 0.6, left, color=colour, edgecolor="white", alpha=0.55)
-        if width > 7:  # narrower ones have no room for a label
+        if width > 1.2 * max(map(len, name.split())):  # or there is no room for a label
             label = name.replace(" ", "\n") + f"\n{width:.0f} %"
             ax.text(left + width / 2, row, label, ha="center", va="center", size=10)
         left += width
