@@ -133,11 +133,8 @@ class Checkpoint:
         """Note, however the run has ended, what it is now and what it began as."""
         ENDED[self.model] = identity(self.run), self.begun
 
-    def save(self, history: History, keep: bool = True) -> None:
-        """Write the run as it is now; a crash at any moment leaves the file before it whole.
-
-        keep: False only tries whether all of it can be written and read again.
-        """
+    def save(self, history: History) -> None:
+        """Write the run as it is now; a crash at any moment leaves the file before it whole."""
         run, model, weights = self.run, self.model, self.model.state_dict()
         unfinished = f"{self.path}.{secrets.token_hex(8)}.unfinished"
         state = {
@@ -157,10 +154,9 @@ class Checkpoint:
                 file.flush()
                 os.fsync(file.fileno())
             torch.load(unfinished, map_location="cpu", weights_only=True, mmap=True)
-            if keep:
-                with suppress(FileNotFoundError):
-                    copymode(self.path, unfinished)
-                os.replace(unfinished, self.path)
+            with suppress(FileNotFoundError):
+                copymode(self.path, unfinished)
+            os.replace(unfinished, self.path)
         except (PicklingError, UnpicklingError, AttributeError, TypeError) as error:
             what = "no checkpoint can be written, model, optimizer or scheduler hold an array or object"
             raise CheckpointError(
@@ -178,18 +174,22 @@ class Checkpoint:
                 os.unlink(unfinished)
 
     def begin(self) -> dict | None:
-        """What the file holds; None if there is none yet. CheckpointError if it is another run's, or
-        if what is left to do could not be written."""
-        state = load_checkpoint(self.path) if self.path.exists() else None
-        if state is None:
-            self.begun = self.identity
-        else:
-            self._refuse_another_run(state)
-            self.begun = state["run"] | {"test images": self.identity["test images"]}
-        if state is None or len(state["history"].loss) < self.run.epochs:
-            self.save(History(), keep=False)
-            for junk in self.path.parent.glob(f"{glob.escape(self.path.name)}.*.unfinished"):
+        """What the file holds; None if there is none yet. CheckpointError if it is another run's that
+        has finished an epoch."""
+        for junk in self.path.parent.glob(f"{glob.escape(self.path.name)}.*.unfinished"):
+            with suppress(OSError):
                 junk.unlink()  # of runs that were killed
+        state = load_checkpoint(self.path) if self.path.exists() else None
+        if state is not None:
+            try:
+                self._refuse_another_run(state)
+            except CheckpointError:
+                if state["history"].loss:
+                    raise
+                state = None  # it had only begun: nothing is lost
+        self.begun = self.identity
+        if state is not None:
+            self.begun = state["run"] | {"test images": self.identity["test images"]}
         return state
 
     def restore(self, state: dict) -> History:

@@ -1,7 +1,7 @@
 """One keeper of state: whatever is done to a model within `untouched` leaves no trace."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,9 +27,8 @@ def untouched(*models: nn.Module) -> Iterator[None]:
     values = [(t, t.data, t.detach().clone()) for t in (*known, *gradients)]
     numbers = random_state()
     with torch.random.fork_rng({t.device for t in known if t.device.type == "cuda"}):
-        try:
-            yield
-        finally:
+
+        def restore() -> None:
             restore_random(numbers)
             for table, own in [(vars(module), own) for module, own in modules] + tables:
                 table.clear()  # in place: a hook's handle knows the table it is in
@@ -38,6 +37,20 @@ def untouched(*models: nn.Module) -> Iterator[None]:
                 t.data = data.copy_(value)  # not t.copy_: a graph built before must stay usable
             for t, requires_grad, grad in flags:
                 t.requires_grad_(requires_grad).grad = grad
+
+        try:
+            yield
+        finally:
+            insist(restore)
+
+
+def insist(action: Callable[[], Any]) -> None:
+    """Do all of it, from the start again if Ctrl-C is pressed meanwhile, which is raised then."""
+    try:
+        action()
+    except KeyboardInterrupt:
+        insist(action)
+        raise
 
 
 def random_state() -> dict[str, Any]:

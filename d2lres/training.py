@@ -61,7 +61,7 @@ def fit(
     device: where to train; the default is the GPU if there is one. The model moves there.
     mixed_precision: compute what may be in bfloat16, weights and tests stay float32; the default is
         yes on CUDA GPUs that have it, and no elsewhere.
-    checkpoint: a file written after every epoch. If it exists, training goes on where it stopped,
+    checkpoint: a file written at the start and after every epoch. If it exists, training goes on where it stopped,
         to the same weights, bit for bit on one machine, as without the interruption. It needs the
         same arguments, the same images and a model with the same initial weights.
     progress: show a bar; the default is yes, unless the environment has D2LRES_PROGRESS=0.
@@ -118,12 +118,12 @@ def _loop(run: SimpleNamespace) -> None:
             run.bar.update()
         group.copy(run.model.buffers())
         seconds, test = time.perf_counter() - start, _test(run, epoch)
-        history.seconds.append(seconds)  # all lists after the test: Ctrl-C leaves no half epoch
-        history.loss.append(total / len(run.train))
-        history.accuracy.append(correct / len(run.train))
+        images = len(run.train)
+        new = dict(loss=total / images, accuracy=correct / images, seconds=seconds)
         if test is not None:
-            history.test_loss.append(test.loss)
-            history.test_accuracy.append(test.accuracy)
+            new |= dict(test_loss=test.loss, test_accuracy=test.accuracy)
+        grown = {name: [*getattr(history, name), value] for name, value in new.items()}
+        vars(history).update(grown)  # in one step: Ctrl-C leaves no half epoch
         run.bar.set_postfix(epoch=epoch + 1, loss=f"{history.loss[-1]:.3f}")
         try:
             if run.after_epoch is not None:
@@ -183,6 +183,8 @@ def _prepare(run: SimpleNamespace) -> None:
         group.first(lambda: run.stack.enter_context(alone))
         if (state := group.first(run.saved.begin)) is not None:
             run.history = run.saved.restore(state)
+        if len(run.history.loss) < run.epochs:  # what cannot be written is found now
+            group.first(run.saved.save, run.history)
     left = run.steps - run.steps // run.epochs * len(run.history.loss)
     last, total = (getattr(run.scheduler, name, None) for name in ("last_epoch", "total_steps"))
     if total is not None and last + left > total:

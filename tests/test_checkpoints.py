@@ -4,6 +4,8 @@ import io
 import os
 import pickle
 import random
+import subprocess
+import sys
 import warnings
 import zipfile
 from contextlib import nullcontext
@@ -282,7 +284,7 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint_whole_and_no_junk(
         assert Path(target.name).name != path.name and Path(target.name).parent == path.parent
         original(state, target)
         saved.append(path)
-        if len(saved) == 3:  # the first is the rehearsal's
+        if len(saved) == 3:  # the first is that of the start
             target.truncate(100)
             raise crash
 
@@ -381,6 +383,78 @@ def test_the_same_cell_run_again_goes_on_with_what_ctrl_c_left(tmp_path, kind):
         model[1].bias += 1  # somebody touches it: now it is another model
     with pytest.raises(CheckpointError, match="other initial weights"):
         fit(model, TRAIN, TEST, **given)
+
+
+def test_ctrl_c_in_the_first_epoch_is_no_different(tmp_path):
+    whole, model, path = linear(), linear(), tmp_path / "run.pt"
+    fit(whole, TRAIN, TEST, epochs=3, batch_size=16)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 2)
+        assert fit(model, TRAIN, TEST, epochs=3, batch_size=16, checkpoint=path).loss == []
+    assert not same(model, linear())
+    fit(model, TRAIN, TEST, epochs=3, batch_size=16, checkpoint=path)
+    assert same(model, whole)
+
+
+def test_a_run_that_had_only_begun_gives_way_to_another(tmp_path):
+    path = tmp_path / "run.pt"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 2)
+        fit(linear(), TRAIN, **SAME, checkpoint=path)
+    assert len(fit(linear(seed=1), TRAIN, **SAME, lr=0.01, checkpoint=path).loss) == 2
+
+
+LINES = """
+import signal, sys
+from pathlib import Path
+
+import torch
+from training_runs import TEST, TRAIN, curves, lengths, resnet, same
+from d2lres.training import fit
+
+def run(model, path, stop=None):
+    events = [0]
+
+    def trace(frame, event, arg):
+        if not frame.f_code.co_filename.endswith(("training.py", "checkpoints.py", "state.py")):
+            return None
+        if event == "line":
+            events[0] += 1
+            if events[0] == stop:
+                sys.settrace(None)
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    sys.settrace(trace if stop != 0 else None)
+    try:
+        history = fit(model, TRAIN, TEST, epochs=2, batch_size=20, checkpoint=path)
+    except KeyboardInterrupt:  # before fit has begun, or once it had ended
+        history = None
+    finally:
+        sys.settrace(None)
+    return history, events[0]
+
+folder, whole = Path(sys.argv[1]), resnet()
+expected, total = run(whole, folder / "whole.pt", stop=-1)
+for number in range(1, total, int(sys.argv[2])):
+    path, model = folder / f"{number}.pt", resnet()
+    history, _ = run(model, path, stop=number)
+    assert history is None or len(set(lengths(history))) == 1, (number, history)
+    again, _ = run(model, path, stop=0)  # with what was left
+    assert same(model, whole) and curves(again) == curves(expected), number
+    assert not history or history.interrupted or history.loss == expected.loss, number
+assert {name.suffix for name in folder.iterdir()} == {".pt"}
+print("all", total)
+"""
+
+
+def test_ctrl_c_at_any_line_loses_nothing_and_breaks_no_model(tmp_path):
+    """At every hundredth line of a run; D2LRES_KILLS makes it more of them."""
+    step = max(1, 400 // int(os.environ.get("D2LRES_KILLS", "4")))
+    command = [sys.executable, "-c", LINES, str(tmp_path), str(step)]
+    where = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "D2LRES_PROGRESS": "0"}
+    done = subprocess.run(command, env=where, capture_output=True, text=True)
+    assert done.stdout.startswith("all "), done.stderr[-2000:]
 
 
 def test_a_trained_model_begins_another_run_as_what_it_is(tmp_path):
@@ -535,7 +609,7 @@ def test_divergence_in_the_very_last_step_is_one(tmp_path, how, what, test):
     options = dict(epochs=1, batch_size=20 if how is into_infinity else 40) | how(model)
     with pytest.raises(TrainingDiverged, match=f"{what} became .* in epoch 1 at") as caught:
         fit(model, TRAIN, test, **options, checkpoint=path)
-    assert caught.value.history.loss == [] and not path.exists()
+    assert caught.value.history.loss == load_checkpoint(path)["history"].loss == []
 
 
 def test_a_link_is_followed_and_the_mode_kept(tmp_path):

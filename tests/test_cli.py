@@ -180,15 +180,19 @@ def test_experiment_hands_its_arguments_to_the_authors_script(monkeypatch):
     assert environment == {**os.environ, "PYTHONPATH": str(root)}
 
 
+def finished(path):
+    return path.exists() and len(load_checkpoint(path)["history"].loss)
+
+
 def torchrun(*command, cwd, ctrl_c_after=None):
-    """Status, output and errors of two processes; Ctrl-C once there is the file `ctrl_c_after`."""
+    """Status, output and errors of two processes; Ctrl-C once `ctrl_c_after` has an epoch."""
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     options = dict(env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, cwd=cwd)
     options |= dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process, patience = subprocess.Popen([*line, *command], **options), time.monotonic() + 90
     try:
         if ctrl_c_after:
-            while not ctrl_c_after.exists() and time.monotonic() < patience:
+            while not finished(ctrl_c_after) and time.monotonic() < patience:
                 assert process.poll() is None
                 time.sleep(0.1)
             process.send_signal(signal.SIGINT)

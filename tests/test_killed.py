@@ -83,12 +83,16 @@ def whole(tmp_path_factory):
     return run
 
 
+def epochs_in(path):
+    return len(load_checkpoint(path)["history"].loss) if path.exists() else 0
+
+
 def check(folder, each):
     """The file is absent, or whole and just what the run that nobody kills was at some epoch."""
-    if not (folder / "run.pt").exists():
+    epochs = epochs_in(folder / "run.pt")
+    if not epochs:
         return 0
     state = load_checkpoint(folder / "run.pt")
-    epochs = len(state["history"].loss)
     assert lengths(state["history"]) == [epochs] * 5 and not state["history"].interrupted
     expected, model = each[epochs - 1]
     assert [list(curve) for curve in curves(state["history"])] == expected
@@ -132,7 +136,7 @@ def test_after_a_kill_any_number_of_processes_goes_on_to_nearly_the_same(tmp_pat
     each, _ = whole(1, no_bn)
     folder = tmp_path / "run"
     processes = start(2, folder, no_bn)
-    while not (folder / "run.pt").exists() and processes[0].is_alive():
+    while not epochs_in(folder / "run.pt") and processes[0].is_alive():
         time.sleep(0.001)
     processes[1].kill()
     end(processes)
@@ -172,7 +176,7 @@ def test_workers_end_soon_after_their_launcher_is_killed(tmp_path):
     command += ["--epochs=5000", "--batch-size=1000", "--threads=1", "--checkpoint=run.pt"]
     launcher = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
     patience = time.monotonic() + 90
-    while not (tmp_path / "run.pt").exists() and time.monotonic() < patience:
+    while not epochs_in(tmp_path / "run.pt") and time.monotonic() < patience:
         assert launcher.poll() is None
         time.sleep(0.1)
     workers = children(launcher.pid)
