@@ -23,10 +23,11 @@ from torch import nn
 
 from d2lres.arguments import shown
 from d2lres.history import History
-from d2lres.identity import PRINTS, fingerprint, identity, machine
+from d2lres.identity import PRINTS, fingerprint, identity, machine, trained
 from d2lres.state import random_state, restore_random
 
-PARTS = {"run", "history", "architecture", "model", "buffers", "optimizer", "scheduler", "random"}
+PARTS = {"run", "history", "architecture", "model", "buffers", "trained", "random"}
+PARTS |= {"optimizer", "scheduler"}
 ELSE = "choose another path, or move the file away to start afresh"
 # Of each model: what identified its last run when that ended, and when it began.
 ENDED: WeakKeyDictionary[nn.Module, tuple[dict, dict]] = WeakKeyDictionary()
@@ -67,7 +68,9 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
 def absolute(path: str | os.PathLike) -> Path:
     """`path` with ~ and links followed, which no change of the working directory changes."""
     try:
-        return Path(path).expanduser().resolve()
+        path = Path(path).expanduser().resolve()
+        path.exists()  # or it is too long
+        return path
     except Exception as error:  # nobody's home, a NUL, a number, a circle of links
         raise CheckpointError(f"{shown(path)} is no path to a file ({error}).") from None
 
@@ -143,6 +146,7 @@ class Checkpoint:
             "architecture": repr(model),
             "model": weights,
             "buffers": {k: v for k, v in model.named_buffers() if k not in weights},
+            "trained": trained(model),
             "optimizer": _plain(run.optimizer.state_dict()),
             "scheduler": run.scheduler and _plain(run.scheduler.state_dict()),
             "random": random_state(),
@@ -184,7 +188,7 @@ class Checkpoint:
             try:
                 self._refuse_another_run(state)
             except CheckpointError:
-                if state["history"].loss:
+                if state["history"].loss or self.begun != self.identity:
                     raise
                 state = None  # it had only begun: nothing is lost
         self.begun = self.identity
@@ -198,6 +202,8 @@ class Checkpoint:
         if self.run.scheduler is not None:
             self.run.scheduler.load_state_dict(state["scheduler"])
         self.model.load_state_dict(state["model"])
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in state["trained"])
         for name, value in state["buffers"].items():
             self.model.get_buffer(name).copy_(value)
         restore_random(state["random"])

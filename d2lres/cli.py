@@ -4,7 +4,6 @@
 """
 
 import argparse
-import math
 import os
 import sys
 import warnings
@@ -101,10 +100,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         shown = " (default: %(default)s)" if more.get("default") is not None else ""
         parser.add_argument(name, help=help + shown, **more)
 
-    seed = number(int, lambda n: n >= 0, "a whole number from 0 on")
+    seed = number(int, lambda n: 0 <= n <= 2**40, "a whole number from 0 to 2**40")
     count = number(int, lambda n: n >= 1, "a whole number from 1 on")
     depth = number(int, lambda n: n >= 8 and n % 6 == 2, "6n + 2 with n from 1 on, as 8 or 20")
-    rate = number(float, lambda x: 0 < x < math.inf, "a number above 0")
+    rate = number(float, lambda x: 0 < x < 3e38, "a number above 0")
     share = number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
     option("--model", "which network", choices=MODELS, default="resnet18")
     option("--depth", "layers of cifar_resnet, 8, 14, 20, ... (default: 20)", type=depth)

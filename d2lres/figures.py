@@ -39,6 +39,8 @@ MARKERS, DOT = "os^DvP", dict(markersize=8, markeredgecolor="white")
 
 def png(fig: Any) -> bytes:
     """`fig` at two pixels per CSS pixel, its alt text inside; the same figure gives the same bytes."""
+    if not isinstance(getattr(fig, "alt", None), str):
+        raise ValueError("the figure needs a text for those who cannot see it: set its alt.")
     file, about = io.BytesIO(), {"Description": fig.alt, "Software": None}
     fig.savefig(file, format="png", dpi=2 * CSS, facecolor="white", metadata=about)
     return file.getvalue()
@@ -122,7 +124,10 @@ def lines(curves: dict, xlabel, ylabel, title=None, log="", ylim=None, alt=None)
     if not instance("curves", curves, dict, "a dict of lines"):
         raise ValueError("curves has no line to draw.")
     for key in curves:
-        if not key or not isinstance(key, (str, tuple)):
+        known = isinstance(key, str) or (
+            isinstance(key, tuple) and all(isinstance(d, int) for d in key[1:2])
+        )
+        if not key or not known:
             wanted = "a name, or a tuple such as ('plain', 56)"
             raise ValueError(f"the key of a line must be {wanted}, not {shown(key)}.")
     if log not in ("", "y", "xy"):
@@ -192,7 +197,9 @@ def images(x, titles=None, columns=8, correct=None, alt=None) -> Figure:
             style = dict(size=10, color=shade(colour), ha="center", parse_math=False)
             ax.text(x, y + side + 5, mark + titles[i], **style)
     shown = f": {', '.join(titles)}." if named else "."
-    shown += " Wrong predictions are crossed and vermillion, right ones blue." * bool(correct)
+    shown += " Wrong predictions are crossed and vermillion, right ones blue." * bool(
+        correct and titles
+    )
     fig.alt = alt or f"A grid of {len(pixels)} small pictures in grey, {columns} to a row{shown}"
     return fig
 

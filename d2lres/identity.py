@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,9 @@ from torch import nn
 
 # The arguments of `fit` that decide the weights, with its optimizer, scheduler and images.
 SETTINGS = ("epochs", "lr", "batch_size", "seed", "augment", "label_smoothing", "mixed_precision")
-PRINTS = ("training images", "test images", "initial weights")  # known by their fingerprints
+# Known by their fingerprints, so that a message can only say that they are others.
+PRINTS = {"training images", "test images", "initial weights", "trained parameters"}
+PRINTS |= {"parameters in the optimizer's groups", "rates of the scheduler"}
 
 
 def finite(model: nn.Module) -> set[str]:
@@ -39,18 +42,35 @@ def identity(run: SimpleNamespace) -> dict[str, Any]:
 
         return json.dumps(value, default=plain, skipkeys=True)
 
+    def rates(function: Any) -> list[float] | None:  # of a LambdaLR, whose state has no function
+        with suppress(Exception):
+            return [float(function(step)) for step in (1, run.steps // 2, run.steps)]
+        return None
+
     drivers = dict(optimizer=run.optimizer, scheduler=run.scheduler)
     told: dict[str, Any] = {name: d and type(d).__name__ for name, d in drivers.items()}
     told |= {name: getattr(run, name) for name in SETTINGS}
     told |= {"images": len(run.train), "size": run.train.size}
     for name, data in (("training images", run.train), ("test images", run.test)):
-        told[name] = data and fingerprint(dict(x=data.images, y=data.labels))
+        told[name] = data and f"{fingerprint(dict(x=data.images, y=data.labels))} {data.size}"
     groups = [group | {"params": len(group["params"])} for group in run.optimizer.param_groups]
     told |= {f"optimizer's {name}": words([g.get(name) for g in groups]) for name in groups[0]}
     state = run.scheduler.state_dict() if run.scheduler is not None else {}
     told |= {f"scheduler's {name}": words(value) for name, value in state.items()}
+    names = {id(parameter): name for name, parameter in run.model.named_parameters()}
+    order = [[names[id(p)] for p in group["params"]] for group in run.optimizer.param_groups]
+    told["parameters in the optimizer's groups"] = words(order)
+    told["trained parameters"] = words(trained(run.model))
+    told["rates of the scheduler"] = words(
+        [rates(f) for f in getattr(run.scheduler, "lr_lambdas", [])]
+    )
     weights = run.model.state_dict() | dict(run.model.named_buffers())
     return told | {"initial weights": fingerprint(weights)}
+
+
+def trained(model: nn.Module) -> list[str]:
+    """Names of the parameters that require a gradient."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def machine(run: SimpleNamespace) -> dict[str, Any]:

@@ -79,10 +79,14 @@ def move(run: Any) -> None:
     """Bring model and training images to the device, and give lazy layers their shapes."""
     if any(tensor.is_meta for tensor in run.model.parameters()):
         raise ValueError("the model is on the meta device and has no weights: build it on another.")
+    if not all(tensor.isfinite().all() for tensor in run.model.parameters() if not is_lazy(tensor)):
+        raise ValueError(
+            "the model has weights that are inf or nan before it trains: build it anew."
+        )
     run.train, run.model = run.train.to(run.device), run.model.to(run.device)
     if any(map(is_lazy, run.model.parameters())):
         with torch.no_grad():
-            forward(run.model.eval(), run.train[:2])
+            forward(run.model.eval(), run.train[:2].tensors()[0], len(run.train.classes))
 
 
 def drive(run: Any) -> None:
@@ -95,7 +99,7 @@ def drive(run: Any) -> None:
     if not any(parameter.requires_grad for parameter in own):
         raise ValueError("no parameter of the model requires a gradient: nothing can be trained.")
     if given is None:
-        run.lr = number("lr", 0.1 if run.lr is None else run.lr)
+        run.lr = number("lr", 0.1 if run.lr is None else run.lr, high=3e38)
         if run.steps == 1:
             what = "in one step the default schedule has a rate of almost 0, and nothing is learned"
             raise ValueError(f"{what}: use more epochs, a smaller batch_size, or an optimizer.")
@@ -122,7 +126,7 @@ def rehearse(run: Any) -> None:
         run.model.train().zero_grad(set_to_none=True)
         batch = run.train[: run.smallest][run.group.share]
         with run.precision:
-            logits = forward(run.model, batch)
+            logits = forward(run.model, batch.tensors()[0], len(batch.classes))
         loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=run.label_smoothing)
         if not loss.requires_grad:
             raise ValueError("the loss has no gradient for the model, which detaches its output.")
@@ -130,28 +134,23 @@ def rehearse(run: Any) -> None:
         run.unused = any(p.requires_grad and p.grad is None for p in run.model.parameters())
     if run.test is not None:
         with untouched(run.model), torch.no_grad():
-            forward(run.model.eval(), run.test[:2].to(run.device))
+            x = run.test[:2].to(run.device).tensors()[0]
+            forward(run.model.eval(), x, len(run.test.classes))
 
 
-def forward(model: nn.Module, batch: Images) -> Tensor:
-    """The model's logits for these images. ValueError if it cannot take them, or what it returns
-    is anything else."""
-    x = batch.tensors()[0]
+def forward(model: nn.Module, x: Tensor, classes: int) -> Tensor:
+    """The model's logits for x, floats (N, at least `classes`). ValueError if it cannot take x, or
+    returns anything else."""
     try:
         logits = model(x)
     except Exception as error:
         what = f"the model cannot take a batch {tuple(x.shape)} of {x.dtype} on {x.device}"
         alone = " (one image is too few for batch norm: try another batch_size)" * (len(x) == 1)
         raise ValueError(f"{what}{alone}: {told(error)}") from error
-    return check_logits(logits, len(x), len(batch.classes))
-
-
-def check_logits(logits: Any, images: int, classes: int) -> Tensor:
-    """`logits`, if they are floats (images, at least `classes`); else ValueError."""
     floats = isinstance(logits, Tensor) and logits.is_floating_point()
-    if floats and logits.ndim == 2 and len(logits) == images and logits.shape[1] >= classes:
+    if floats and logits.ndim == 2 and len(logits) == len(x) and logits.shape[1] >= classes:
         return logits
-    wanted = f"logits of shape ({images}, {classes}), a row an image and a column a class"
+    wanted = f"logits of shape ({len(x)}, {classes}), a row an image and a column a class"
     raise ValueError(f"the model must return {wanted}, not {shown(logits)}.")
 
 

@@ -20,7 +20,9 @@ def untouched(*models: nn.Module) -> Iterator[None]:
     """
     modules = [(m, dict(vars(m))) for m in {m: None for model in models for m in model.modules()}]
     tables = [(t, dict(t)) for _, own in modules for t in own.values() if isinstance(t, dict)]
+    lists = [(t, list(t)) for _, own in modules for t in own.values() if isinstance(t, list)]
     tensors = {t: None for m, _ in modules for t in (*m.parameters(False), *m.buffers(False))}
+    tensors |= {t: None for _, own in modules for t in own.values() if torch.is_tensor(t)}
     known = [t for t in tensors if not is_lazy(t)]
     flags = [(t, t.requires_grad, t.grad) for t in known if t.is_leaf]
     gradients = [grad for _, _, grad in flags if grad is not None]
@@ -33,6 +35,8 @@ def untouched(*models: nn.Module) -> Iterator[None]:
             for table, own in [(vars(module), own) for module, own in modules] + tables:
                 table.clear()  # in place: a hook's handle knows the table it is in
                 table.update(own)
+            for old, entries in lists:
+                old[:] = entries
             for t, data, value in values:
                 t.data = data.copy_(value)  # not t.copy_: a graph built before must stay usable
             for t, requires_grad, grad in flags:

@@ -31,6 +31,7 @@ from d2lres.distributed import Group
 from d2lres.history import History, Score, TrainingDiverged
 from d2lres.identity import finite
 from d2lres.rehearsal import default_device as default_device  # which the chapters import here
+from d2lres.state import insist
 
 
 def fit(
@@ -63,7 +64,8 @@ def fit(
         yes on CUDA GPUs that have it, and no elsewhere.
     checkpoint: a file written at the start and after every epoch. If it exists, training goes on where it stopped,
         to the same weights, bit for bit on one machine, as without the interruption. It needs the
-        same arguments, the same images and a model with the same initial weights.
+        same arguments, the same images and a model with the same initial weights; what is neither
+        parameter nor buffer of the model is not in it.
     progress: show a bar; the default is yes, unless the environment has D2LRES_PROGRESS=0.
     after_epoch: called with the history after every epoch; the checkpoint follows it.
 
@@ -78,14 +80,16 @@ def fit(
     weight is no longer finite, CheckpointError for a checkpoint that cannot be used or is in use,
     ValueError for bad input.
     """
-    run = SimpleNamespace(**locals(), history=History(), group=Group())
-    with run.group.ctrl_c(), ExitStack() as run.stack:
+    run = SimpleNamespace(**locals(), history=History(), group=Group(), stack=ExitStack())
+    with torch.enable_grad(), run.group.ctrl_c():
         try:
             _prepare(run)
             _loop(run)
         except KeyboardInterrupt:
             run.history.interrupted = True
             run.group.copy(model.buffers())
+        finally:  # a bar and a lock are open
+            insist(run.stack.close)
     run.group.wait()
     return run.history
 
@@ -178,7 +182,7 @@ def _prepare(run: SimpleNamespace) -> None:
     run.finite, run.saved = finite(run.model), None
     if run.checkpoint is not None:
         run.saved = checkpoints.Checkpoint(run)
-        run.stack.callback(run.saved.leave)
+        run.stack.callback(insist, run.saved.leave)
         alone = checkpoints.one_at_a_time(run.checkpoint)
         group.first(lambda: run.stack.enter_context(alone))
         if (state := group.first(run.saved.begin)) is not None:
@@ -208,7 +212,7 @@ def evaluate(model: nn.Module, data: Images, batch_size: int = 512) -> Score:
     try:
         model.eval()
         for x, y in data.batches(batch_size, device=device):
-            logits = rehearsal.check_logits(model(x), len(x), int(y.max()) + 1)
+            logits = rehearsal.forward(model, x, int(y.max()) + 1)
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             correct += (logits.argmax(1) == y).sum().item()
     finally:

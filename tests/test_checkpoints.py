@@ -327,9 +327,18 @@ def swapped():
         (dict(train=replace(TRAIN, size=5)), "a run with size=None, not 5"),
         (dict(test=swapped()), "other test images"),
         (dict(test=None), "other test images"),
+        (dict(test=replace(TEST, size=5)), "other test images"),
         (dict(model=resnet(seed=1)), "other initial weights, which torch.manual_seed decides"),
     ],
-    ids=["images", "labels", "size", "test images", "no test images", "another seed"],
+    ids=[
+        "images",
+        "labels",
+        "size",
+        "test images",
+        "no test images",
+        "size of the tests",
+        "another seed",
+    ],
 )
 def test_other_images_or_weights_are_another_run(checkpoint, other, message):
     given = dict(model=resnet(), train=TRAIN, test=TEST) | other
@@ -366,6 +375,65 @@ def test_another_setting_of_the_scheduler_is_another_run(tmp_path):
         stops = pytest.raises(CheckpointError, match="scheduler's gamma=0.9, not 0.5")
         with nullcontext() if gamma == 0.9 else stops:
             fit(model, TRAIN, **SAME, checkpoint=tmp_path / "run.pt", **given)
+
+
+def two_layers():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 36), nn.Linear(36, 36), nn.Linear(36, 10))
+
+
+def grouped(model, first, second):
+    groups = [dict(params=model[i].parameters(), lr=lr) for i, lr in ((first, 0.1), (second, 0.01))]
+    return SGD(groups, momentum=0.9)
+
+
+def test_the_same_groups_of_other_parameters_are_another_run(tmp_path):
+    for (first, second), refused in (((1, 2), False), ((2, 1), True)):
+        model = two_layers()
+        given = SAME | dict(optimizer=grouped(model, first, second), checkpoint=tmp_path / "run.pt")
+        stops = pytest.raises(CheckpointError, match="other parameters in the optimizer's groups")
+        with stops if refused else nullcontext():
+            fit(model, TRAIN, **given)
+
+
+def test_other_frozen_layers_are_another_run_and_what_after_epoch_froze_stays_so(tmp_path):
+    def run(frozen, name, stop=None):
+        def freeze(history):
+            model[1].requires_grad_(False)
+            if len(history.loss) == stop:
+                raise RuntimeError("stop")
+
+        model = two_layers()
+        model[2].requires_grad_(not frozen)
+        fit(model, TRAIN, epochs=3, batch_size=16, checkpoint=tmp_path / name, after_epoch=freeze)
+        return model
+
+    whole = run(False, "whole.pt")
+    with pytest.raises(RuntimeError, match="stop"):
+        run(False, "broken.pt", stop=1)
+    assert same(run(False, "broken.pt"), whole)
+    with pytest.raises(CheckpointError, match="other trained parameters"):
+        run(True, "broken.pt")
+
+
+def test_another_function_of_the_rates_is_another_run(tmp_path):
+    for base in (0.9, 0.5):
+        model = linear()
+        optimizer = SGD(model.parameters(), lr=0.1)
+        rates = LambdaLR(optimizer, lambda step, base=base: base**step)
+        stops = pytest.raises(CheckpointError, match="other rates of the scheduler")
+        with nullcontext() if base == 0.9 else stops:
+            given = dict(optimizer=optimizer, scheduler=rates, checkpoint=tmp_path / "run.pt")
+            fit(model, TRAIN, **SAME, **given)
+
+
+def test_half_trained_weights_do_not_begin_another_run_in_the_same_file(tmp_path):
+    model, path = linear(), tmp_path / "run.pt"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 2)
+        fit(model, TRAIN, **SAME, checkpoint=path)
+    with pytest.raises(CheckpointError, match="a run with lr=0.1, not 0.01"):
+        fit(model, TRAIN, **SAME, lr=0.01, checkpoint=path)
 
 
 @pytest.mark.parametrize("kind", ["", "Adam, StepLR"])

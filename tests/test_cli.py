@@ -37,7 +37,7 @@ def train(*options):
         ("--lr nan", "argument --lr: nan is not a number above 0"),
         ("--lr fast", "argument --lr: fast is not a number above 0"),
         ("--label-smoothing 1.5", "argument --label-smoothing: 1.5 is not a number from 0 to 1"),
-        ("--seed x", "argument --seed: x is not a whole number from 0 on"),
+        ("--seed x", "argument --seed: x is not a whole number from 0 to 2**40"),
         ("--depth 9", "argument --depth: 9 is not 6n + 2"),
         ("--model resnet18 --width 4", "--depth and --width are for --model cifar_resnet"),
         ("--root folder", "--root is for --subset full"),

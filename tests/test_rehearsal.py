@@ -217,6 +217,41 @@ def test_the_rehearsal_leaves_no_trace():
     assert len(fit(model, TRAIN, TEST, epochs=2, batch_size=16).loss) == 2
 
 
+class Remembers(nn.Module):
+    """What it keeps is neither parameter nor buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.sizes, self.table, self.count = linear(), [], {}, torch.zeros(())
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        self.table[len(x)] = True
+        self.count += 1
+        return self.net(x)
+
+
+def test_the_rehearsal_is_not_remembered():
+    model = Remembers()
+    fit(model, TRAIN, epochs=2, batch_size=20)
+    assert model.sizes == [20, 20, 1] * 2 and model.count == 6 and set(model.table) == {20, 1}
+
+
+def test_a_model_trains_though_gradients_are_switched_off_around_it():
+    model, before = linear(), linear()
+    with torch.no_grad():
+        fit(model, TRAIN, epochs=2, batch_size=16)
+        assert not torch.is_grad_enabled()
+    assert not same(model, before)
+
+
+def test_a_model_that_has_diverged_is_to_be_built_anew():
+    model = linear()
+    model[1].bias.data[2] = float("nan")
+    with pytest.raises(ValueError, match="has weights that are inf or nan before it trains: build"):
+        fit(model, TRAIN, epochs=2, batch_size=16)
+
+
 def test_a_lazy_layer_gets_its_shape_and_the_same_numbers_from_the_seed():
     def lazy():
         torch.manual_seed(3)
