@@ -68,6 +68,8 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
 def absolute(path: str | os.PathLike) -> Path:
     """`path` with ~ and links followed, which no change of the working directory changes."""
     try:
+        if not os.fspath(path):
+            raise ValueError("it is empty")
         path = Path(path).expanduser().resolve()
         path.exists()  # or it is too long
         return path

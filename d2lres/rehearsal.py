@@ -120,14 +120,19 @@ def drive(run: Any) -> None:
 
 
 def rehearse(run: Any) -> None:
-    """Pass this process's share of the smallest batch through the model and back, and two test
-    images; leave no trace. `run.unused`: whether a parameter gets no gradient."""
+    """Pass this process's share of a batch through the model, that of the smallest also back, and
+    two test images; leave no trace. `run.unused`: whether a parameter gets no gradient."""
+    classes = len(run.train.classes)
     with untouched(run.model), torch.enable_grad():
         run.model.train().zero_grad(set_to_none=True)
-        batch = run.train[: run.smallest][run.group.share]
+        x, y = run.train[: run.smallest][run.group.share].tensors()
+        if run.smallest < min(run.batch_size, len(run.train)):
+            with torch.no_grad(), run.precision:
+                whole = run.train[: run.batch_size][run.group.share]
+                forward(run.model, whole.tensors()[0], classes)
         with run.precision:
-            logits = forward(run.model, batch.tensors()[0], len(batch.classes))
-        loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=run.label_smoothing)
+            logits = forward(run.model, x, classes)
+        loss = F.cross_entropy(logits.float(), y, label_smoothing=run.label_smoothing)
         if not loss.requires_grad:
             raise ValueError("the loss has no gradient for the model, which detaches its output.")
         loss.backward()

@@ -69,8 +69,8 @@ def fit(
     progress: show a bar; the default is yes, unless the environment has D2LRES_PROGRESS=0.
     after_epoch: called with the history after every epoch; the checkpoint follows it.
 
-    Before the first step the smallest batch and two test images pass through the model, which leave
-    no trace in it, so that what does not fit is said at once.
+    Before the first step a batch, the smallest one and two test images pass through the model, which
+    leave no trace in it, so that what does not fit is said at once.
 
     In a group of processes (torch.distributed) call it in each one, with the same arguments. Every
     batch is shared among them, the gradient is that of the whole batch, and the history that of all
