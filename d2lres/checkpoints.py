@@ -112,8 +112,11 @@ def one_at_a_time(path: Path) -> Iterator[None]:
     except Timeout:
         how = "wait until that has ended, or choose another path"
         raise CheckpointError(f"{path} is in use by another run: {how}.") from None
-    except OSError:  # where nobody can write, a finished run can still be read
-        pass
+    except OSError as error:  # where nobody can write, a finished run can still be read
+        if os.access(path.parent, os.W_OK):
+            warnings.warn(
+                f"{path} cannot be locked ({error}): let no second run use it.", stacklevel=8
+            )
     try:
         yield
     finally:
@@ -224,7 +227,8 @@ class Checkpoint:
                 remedy = "use the same settings to continue it, or another path to start afresh"
                 raise CheckpointError(f"{self.path} belongs to a run with {what}: {remedy}.")
         now = machine(self.run)
-        if changed := [f"{k}={now[k]} after {there[k]}" for k in now if now[k] != there[k]]:
+        changed = [f"{k}={now[k]} after {there[k]}" for k in now if now[k] != there[k]]
+        if changed and len(state["history"].loss) < self.run.epochs:
             what = f"{self.path} goes on with {', '.join(changed)}"
             how = "the weights will be close to those of an uninterrupted run, but not the same"
             warnings.warn(f"{what}: {how}.", stacklevel=6)

@@ -12,6 +12,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
@@ -89,8 +90,9 @@ class Images:
     def __getitem__(self, index: slice | Tensor) -> "Images":
         """The images of a slice, of an index tensor or of a boolean mask, as Images."""
         if not isinstance(index, slice):
-            index = torch.as_tensor(index, device=self.images.device)
-            if index.ndim != 1:
+            with suppress(TypeError, ValueError, RuntimeError):  # a text, None, lists of lists
+                index = torch.as_tensor(index, device=self.images.device)
+            if not isinstance(index, Tensor) or index.ndim != 1:
                 how = "train[3:4]; train.batches(128) iterates over them"
                 raise TypeError(f"Select images with a slice or a 1-D tensor, as in {how}.")
         return replace(self, images=self.images[index], labels=self.labels[index])

@@ -625,16 +625,31 @@ def test_a_tensor_may_be_the_rate(tmp_path):
     assert histories[0] == histories[1]
 
 
-def test_another_number_of_threads_is_said_to_change_the_last_digits(checkpoint):
-    threads = torch.get_num_threads()
+def test_another_number_of_threads_is_said_to_change_the_last_digits(
+    finished, checkpoint, tmp_path
+):
+    """Where something is left to do: a finished run is only read."""
+    threads, path = torch.get_num_threads(), tmp_path / "broken.pt"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 5)
+        fit(resnet(), TRAIN, TEST, **SAME, checkpoint=path)
     torch.set_num_threads(threads + 1)
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert fit(resnet(), TRAIN, TEST, **SAME, checkpoint=checkpoint) == finished[2]
         with pytest.warns(
             UserWarning, match=f"goes on with threads={threads + 1} after {threads}: "
         ):
-            fit(resnet(), TRAIN, TEST, **SAME, checkpoint=checkpoint)
+            fit(resnet(), TRAIN, TEST, **SAME, checkpoint=path)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_where_a_file_cannot_be_locked_it_is_said_and_the_run_goes_on(tmp_path):
+    (tmp_path / "run.pt.lock").mkdir()
+    with pytest.warns(UserWarning, match="run.pt cannot be locked .*: let no second run use it"):
+        assert len(fit(linear(), TRAIN, **SAME, checkpoint=tmp_path / "run.pt").loss) == 2
 
 
 # One truth on disk

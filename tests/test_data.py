@@ -232,8 +232,9 @@ def test_a_selection_keeps_pictures_labels_and_settings_together():
         assert len(part) == 2 and part.labels.tolist() == [3, 3] and part.size == 32
         assert torch.equal(part.images, images.images[[3, 13]]) and part.classes[9] == "j"
     assert len(images.to("cpu")) == 20
-    with pytest.raises(TypeError, match=r"slice.*train\[3:4\]"):
-        images[3]
+    for odd in (3, "a", None, [[1]], {}, [1, [2]], 1.5, object()):
+        with pytest.raises(TypeError, match=r"slice.*train\[3:4\]"):
+            images[odd]
     with pytest.raises(TypeError, match="batches"):
         list(images)
     with pytest.raises(ValueError, match="not empty"):
