@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from d2lres.arguments import whole
 from d2lres.checkpoints import one_at_a_time
 from d2lres.data import Images, fashion_mnist
 from d2lres.distributed import end_with_parent
@@ -399,8 +400,8 @@ def record(
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"unknown experiment {name!r}: choose one of {', '.join(EXPERIMENTS)}.")
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be a whole number from 1 on, not {workers}.")
+    if workers is not None:
+        whole("workers", workers)
     settings = EXPERIMENTS[name].config(quick)
     output = Path(output or f"results/{name}{'-quick' if quick else ''}.json")
     with one_at_a_time(output):

@@ -17,7 +17,5 @@ except PackageNotFoundError:  # imported from a clone that nobody installed
     __version__ = "unknown"
 
 if not __debug__:
-    said = (
-        "Python runs with -O or PYTHONOPTIMIZE, which leave out every assert, and with it the proof"
-    )
+    said = "Python runs with -O or PYTHONOPTIMIZE, which leave out every assert, and so the proof"
     warnings.warn(f"{said} of every claim: start it without them.", stacklevel=2)

@@ -234,8 +234,8 @@ class Checkpoint:
             warnings.warn(f"{what}: {how}.", stacklevel=6)
 
     def _refuse_another_architecture(self, state: dict) -> None:
-        ours = _architecture(repr(self.model), self.model.state_dict())
-        saved = _architecture(state["architecture"], state["model"])
+        ours = architecture(repr(self.model), self.model.state_dict())
+        saved = architecture(state["architecture"], state["model"])
         if different := [pair for pair in zip_longest(saved, ours) if len(set(pair)) > 1]:
             there, here = (line or "nothing" for line in different[0])
             what = f"{self.path} is of another architecture: {there} there and {here} here"
@@ -251,7 +251,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _architecture(modules: str, weights: dict) -> list[str]:
+def architecture(modules: str, weights: dict) -> list[str]:
     """A line for each tensor and its shape, and those of the model's repr: a plain twin differs from
     its residual one in the latter alone."""
     shapes = [f"{name} {tuple(getattr(t, 'shape', ()))}" for name, t in weights.items()]

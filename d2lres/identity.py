@@ -52,7 +52,10 @@ def identity(run: SimpleNamespace) -> dict[str, Any]:
     told |= {name: getattr(run, name) for name in SETTINGS}
     told |= {"images": len(run.train), "size": run.train.size}
     for name, data in (("training images", run.train), ("test images", run.test)):
-        told[name] = data and f"{fingerprint(dict(x=data.images, y=data.labels))} {data.size}"
+        if name not in run.images:  # they stay what they are, and are hashed once a run
+            x_and_y = data and fingerprint(dict(x=data.images, y=data.labels))
+            run.images[name] = data and f"{x_and_y} {data.size}"
+    told |= run.images
     groups = [group | {"params": len(group["params"])} for group in run.optimizer.param_groups]
     told |= {f"optimizer's {name}": words([g.get(name) for g in groups]) for name in groups[0]}
     state = run.scheduler.state_dict() if run.scheduler is not None else {}

@@ -16,9 +16,9 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from d2lres.arguments import instance, number, shown, whole, yes_or_no
-from d2lres.checkpoints import absolute
+from d2lres.checkpoints import absolute, architecture
 from d2lres.data import Images
-from d2lres.identity import identity
+from d2lres.identity import finite, identity
 from d2lres.state import untouched
 
 IMAGES = "d2lres.data.Images: fashion_mnist() returns them, Images(images, labels) wraps your own"
@@ -45,12 +45,11 @@ def rehearsed(run: SimpleNamespace) -> dict[str, Any]:
     rehearse(run)
     if run.group.count == 1:
         return {}
-    shapes = [tuple(parameter.shape) for parameter in run.model.parameters()]
-    architecture = zlib.crc32(f"{run.model} {shapes}".encode())
-    told: dict[str, Any] = {"model": f"{type(run.model).__name__} ({architecture:08x})"}
-    told |= identity(run) | {"initial weights": "those of process 0"}
+    code = zlib.crc32("\n".join(architecture(repr(run.model), run.model.state_dict())).encode())
+    same: dict[str, Any] = {"model": f"{type(run.model).__name__} ({code:08x})"}
+    same |= identity(run) | {"initial weights": "those of process 0"}
     optional = ("checkpoint", "after_epoch")
-    return told | {name: getattr(run, name) is not None for name in optional}
+    return same | {name: getattr(run, name) is not None for name in optional}
 
 
 def check(run: Any) -> None:
@@ -79,14 +78,14 @@ def move(run: Any) -> None:
     """Bring model and training images to the device, and give lazy layers their shapes."""
     if any(tensor.is_meta for tensor in run.model.parameters()):
         raise ValueError("the model is on the meta device and has no weights: build it on another.")
-    if not all(tensor.isfinite().all() for tensor in run.model.parameters() if not is_lazy(tensor)):
-        raise ValueError(
-            "the model has weights that are inf or nan before it trains: build it anew."
-        )
     run.train, run.model = run.train.to(run.device), run.model.to(run.device)
     if any(map(is_lazy, run.model.parameters())):
         with torch.no_grad():
             forward(run.model.eval(), run.train[:2].tensors()[0], len(run.train.classes))
+    run.finite = finite(run.model)  # a buffer may be a mask of inf, a weight may not
+    if not dict(run.model.named_parameters()).keys() <= run.finite:
+        what = "the model has weights that are inf or nan before it trains"
+        raise ValueError(f"{what}: build it anew.")
 
 
 def drive(run: Any) -> None:

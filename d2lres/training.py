@@ -134,7 +134,8 @@ def _loop(run: SimpleNamespace) -> None:
                 group.first(run.after_epoch, history)
                 group.copy([*run.model.parameters(), *run.model.buffers()])
         finally:
-            _refuse_infinite(run, epoch)
+            if run.after_epoch is not None:
+                _refuse_infinite(run, epoch)
             if run.saved is not None:
                 group.first(run.saved.save, history)
 
@@ -177,9 +178,8 @@ def _diverged(run: SimpleNamespace, what: str, value: float, epoch: int) -> Trai
 
 def _prepare(run: SimpleNamespace) -> None:
     """Refuse what makes no sense, fill in what was left out, and go on from the checkpoint."""
-    group = run.group
+    group, run.saved, run.images = run.group, None, {}
     group.agree(lambda: rehearsal.rehearsed(run))
-    run.finite, run.saved = finite(run.model), None
     if run.checkpoint is not None:
         run.saved = checkpoints.Checkpoint(run)
         run.stack.callback(insist, run.saved.leave)

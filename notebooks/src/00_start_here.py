@@ -25,7 +25,8 @@
 #
 # Digits in measured outputs differ a little from machine to machine.
 # Shapes, counts and verdicts do not.
-#
+
+# %% [markdown]
 # ## The chapters
 # <!-- chapters -->
 #
