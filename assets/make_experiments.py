@@ -11,17 +11,20 @@ settings. Whoever adds another one adds nothing else.
 """
 
 import argparse
+import ast
 import hashlib
 import json
 import math
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from datetime import date
+from functools import cache
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,6 +40,7 @@ from d2lres.data import Images, fashion_mnist
 from d2lres.distributed import end_with_parent
 from d2lres.networks import cifar_resnet
 from d2lres.probes import gradient_norms, lesion, without_bn
+from d2lres.records import asset
 from d2lres.references import notes_resnet18
 from d2lres.training import TrainingDiverged, default_device, evaluate, fit
 
@@ -115,6 +119,21 @@ def fit_and_score(
         raise KeyboardInterrupt
     scores = dict(train=evaluate(model, train)._asdict(), test=evaluate(model, test)._asdict())
     return scores | dict(history=asdict(history))
+
+
+@cache
+def chapter(name: str) -> dict[str, Any]:
+    """What the source of a chapter imports and defines: the reader's own classes and functions."""
+    tree = ast.parse(asset(f"../notebooks/src/{name}.py").read_text(encoding="utf-8"))
+    kinds = ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef
+    tree.body = [
+        node
+        for node in tree.body
+        if isinstance(node, kinds)
+        or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper())
+    ]
+    exec(compile(tree, name, "exec"), names := {})
+    return names
 
 
 def take_steps(
@@ -361,6 +380,126 @@ def recipe(settings: dict, kind: str, depth: int, seed: int) -> Run:
     return run
 
 
+# Chapter 07 builds the nets of these three, and the directions of the last.
+
+
+@experiment(
+    "family",
+    settings=dict(
+        subset="full",
+        size=28,
+        validation=10_000,  # of the training images; the rest is trained on
+        depths=[14],
+        kinds=[
+            "base",
+            "zero padding",
+            "zeros at the start",
+            "D stem",
+            "D shortcut",
+            "bottleneck",
+            "grouped",
+            "wider, fewer blocks",
+            "full pre-activation",
+            "squeeze-excite",
+            "stochastic depth",
+            "longer",
+            "longer, augmented",
+        ],
+        seeds=[0, 1, 2, 3, 4],
+        epochs=4,
+        longer=12,
+        batch_size=128,
+        lr=0.1,
+    ),
+    quick=dict(subset="sample", validation=1_000, seeds=[0], epochs=1, longer=2),
+    summary=lambda run: f"validation accuracy {run['validation']['accuracy']:.1%}",
+)
+def family(settings: dict, kind: str, depth: int, seed: int) -> Run:
+    """Train the base network of chapter 07 with one change, in its architecture or in its recipe.
+
+    Returns {"train", "validation", "test", "history"}: loss and accuracy on the three sets, in eval
+    mode, after training. The history's test is the validation set, too.
+    """
+    device, cut = default_device(), settings["validation"]
+    train, test = (part.to(device) for part in fashion_mnist(settings["subset"], settings["size"]))
+    train, validation = train[:-cut], train[-cut:]
+    torch.manual_seed(seed)
+    model = chapter("07_the_family")["small"](kind).to(device)
+    how: dict[str, Any] = dict(lr=settings["lr"])
+    if kind.startswith("longer"):
+        settings = settings | dict(epochs=settings["longer"])
+    if kind.endswith("augmented"):
+        how |= dict(augment=True, label_smoothing=0.1)
+    run = fit_and_score(settings, model, train, validation, seed, **how)
+    return run | dict(validation=run["test"], test=evaluate(model, test)._asdict())
+
+
+@experiment(
+    "orders",
+    settings=TRAINED
+    | dict(
+        depths=[110],
+        kinds=[
+            "original",
+            "BN after addition",
+            "ReLU before addition",
+            "ReLU-only pre-activation",
+            "full pre-activation",
+            "full pre-activation without the end",
+            "original, dropped up to 0.2",
+            "original, dropped up to 0.5",
+        ],
+        epochs=6,
+    ),
+    quick=dict(seeds=[0], epochs=1),
+    summary=scores_and_time,
+)
+def orders(settings: dict, kind: str, depth: int, seed: int) -> Run:
+    """The run of the degradation experiment, with the deep networks of chapter 07."""
+    train, test, _ = set_up(settings, "residual", 8, seed)
+    torch.manual_seed(seed)
+    model = chapter("07_the_family")["deep"](kind, depth, settings["width"])
+    return fit_and_score(settings, model.to(default_device()), train, test, seed, lr=settings["lr"])
+
+
+@experiment(
+    "surface",
+    settings=TRAINED
+    | dict(
+        depths=[20, 56],
+        kinds=["plain", "residual"],
+        epochs=10,
+        images=500,
+        points=21,  # a side
+        planes=2,  # other directions
+    ),
+    quick=dict(seeds=[0], epochs=1, points=5, planes=1),
+    summary=scores_and_time,
+)
+def surface(settings: dict, kind: str, depth: int, seed: int) -> Run:
+    """The run of the degradation experiment, and the training loss around the trained weights.
+
+    Returns also "planes": for each plane {"stored", "batch"}, `points` rows of as many losses, from
+    -1 to 1 along two filter-normalised directions: with BN's running statistics and the batch's own.
+    """
+    run, model, _ = train_and_test(settings, kind, depth, seed)
+    train, _, _ = set_up(settings, kind, 8, seed)
+    some = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    x, y = train[some[: settings["images"]]].tensors()
+    n, names = settings["points"], chapter("07_the_family")
+    line = torch.linspace(-1, 1, n).tolist()
+    places = [(a, b) for a in line for b in line]
+    run["planes"] = []
+    for plane in range(settings["planes"]):
+        steps = [names["direction"](model, 2 * plane + i) for i in (0, 1)]
+        both = {}
+        for mode, own in (("stored", False), ("batch", True)):
+            found = names["losses"](model, steps, places, x, y, batch_statistics=own)
+            both[mode] = [found[i : i + n] for i in range(0, n * n, n)]
+        run["planes"].append(both)
+    return run
+
+
 # --- recording --------------------------------------------------------------------------------
 
 
@@ -471,8 +610,10 @@ def write_json(path: Path, value: dict) -> None:
             return {key: rounded(entry) for key, entry in value.items()}
         return [rounded(entry) for entry in value] if isinstance(value, list) else value
 
+    text = json.dumps(rounded(value), indent=1)
+    text = re.sub(r"\[[\s\d.,e+-]+\]", lambda row: "".join(row[0].split()), text)  # numbers: a line
     temporary = path.with_name(f"{path.name}.writing")
-    temporary.write_text(json.dumps(rounded(value), indent=1) + "\n")
+    temporary.write_text(text + "\n")
     os.replace(temporary, path)
 
 

@@ -85,11 +85,9 @@ def number(kind: type, fits: Callable, what: str) -> Callable[[str], int | float
     """A type for argparse: a number for which `fits` holds; else the error says `what` it is not."""
 
     def parse(text: str) -> int | float:
-        try:
+        with suppress(ValueError):
             if fits(value := kind(text)):
                 return value
-        except ValueError:
-            pass
         raise argparse.ArgumentTypeError(f"{text} is not {what}")
 
     return parse

@@ -28,14 +28,12 @@ def hint(name: str, cells: list[str] | None) -> str | None:
     """
     above = "Run > Run All Above Selected Cell"
     if cells is None:
-        return (
-            f"If a cell above makes {name}, run it first: {above}, in Colab Runtime > Run before."
-        )
+        made = f"If a cell above makes {name}, run it first"
+        return f"{made}: {above}, in Colab Runtime > Run before."
     for source in cells:
         if name in _made_by(source):
-            made = (
-                f"{name} is made by the cell that begins with\n    {source.strip().splitlines()[0]}"
-            )
+            first = source.strip().splitlines()[0]
+            made = f"{name} is made by the cell that begins with\n    {first}"
             return f"{made}\nRun that cell first, or choose {above}."
     return None
 

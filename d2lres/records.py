@@ -22,17 +22,21 @@ def recorded(name: str) -> dict:
     return json.loads(asset(f"results/{name}.json").read_text(encoding="utf-8"))
 
 
-def claims() -> list[dict[str, str]]:
-    """The claims the course settles: "id", "claim", "verdict", "chapter", "evidence" of each."""
-    return json.loads(asset("claims.json").read_text(encoding="utf-8"))
+def claims(part: str = "N") -> list[dict[str, str]]:
+    """The claims the course settles: "id", "claim", "verdict", "chapter", "evidence" of each.
+
+    part: "N", what the notes say, or "F", what the field says; these have "said", where, as well.
+    """
+    rows = json.loads(asset("claims.json").read_text(encoding="utf-8"))
+    return [row for row in rows if row["id"][0] == part]
 
 
-def ledger() -> str:
-    """The claims as a table in Markdown, in the order of their numbers."""
+def ledger(part: str = "N") -> str:
+    """The claims of a part as a table in Markdown, in the order of their numbers."""
     rows = ["| claim | verdict | chapter | evidence |", "|---|---|---|---|"]
-    for row in claims():
-        chapter = f"[{row['chapter'][:2]}]({row['chapter']}.ipynb)"
-        rows.append(
-            f"| **{row['id']}** {row['claim']} | {row['verdict']} | {chapter} | {row['evidence']} |"
-        )
+    for row in claims(part):
+        said = f" ({row['said']})" if "said" in row else ""
+        link = f"[{row['chapter'][:2]}]({row['chapter']}.ipynb)"
+        cells = f"**{row['id']}** {row['claim']}{said}", row["verdict"], link, row["evidence"]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)

@@ -44,6 +44,7 @@ def test_the_wheel_holds_the_package_and_what_the_course_ships_and_nothing_else(
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "d2lres").rglob("*.py")}
     shipped = [it for it in (ROOT / "assets").rglob("*.*") if it.suffix not in (".py", ".pyc")]
     shipped += [ROOT / "assets/make_experiments.py"]  # what `python -m d2lres experiment` runs
+    shipped += [ROOT / "notebooks/src/07_the_family.py"]  # whose networks it trains
     assets = {f"d2lres/{path.relative_to(ROOT).as_posix()}" for path in shipped}
     assert names == modules | assets
     assert "d2lres/assets/FASHION_MNIST_LICENSE.txt" in names
@@ -53,11 +54,13 @@ def test_the_wheel_alone_runs_the_doctor_and_finds_its_records(wheel, tmp_path):
     """Installed into a folder that comes before the packages of this environment."""
     run(*UV, "pip", "install", "--no-deps", "--offline", "--target", "site", wheel, cwd=tmp_path)
     code = "import d2lres, d2lres.cli as cli, d2lres.records as records; print(d2lres.__file__); "
-    code += "cli.main(['doctor']); print(records.recorded('degradation')['experiment'])"
+    code += "cli.main(['doctor']); print(records.recorded('degradation')['experiment']); "
+    code += "import sys; sys.path.insert(0, str(records.asset('.'))); import make_experiments; "
+    code += "print(type(make_experiments.chapter('07_the_family')['small']('base')).__name__)"
     said = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
     assert said.startswith(str(tmp_path))
     assert "Sample      Fashion-MNIST, 6,000 + 2,000 images, bundled" in said
-    assert said.endswith("degradation\n") and "can run here" in said
+    assert said.endswith("degradation\nResNet\n") and "can run here" in said
 
 
 @ci_only

@@ -25,6 +25,7 @@ from d2lres.training import History, TrainingDiverged
 
 NAMES = list(EXPERIMENTS)
 TINY = dict(size=4, width=1, depths=[8], seeds=[1, 0], epochs=1, steps=1, batch_size=32)
+TINY |= dict(validation=20, longer=2, images=20, points=3, planes=1)
 
 
 def tiny(name, **changes):
@@ -86,14 +87,15 @@ def whole(path, name, settings):
 
 
 def test_every_experiment_has_settings_and_a_quick_version():
-    assert {"benchmarks", *NAMES} == {path.stem for path in asset("results").glob("*.json")}
+    assert {"benchmarks", "timm", *NAMES} == {path.stem for path in asset("results").glob("*.json")}
     for name, experiment in EXPERIMENTS.items():
         full, quick = experiment.config(), experiment.config(quick=True)
         assert experiment.name == name and list(full) == list(quick) and full != quick
         assert quick["seeds"] == [0]
         if name != "recipe":  # one net, one seed
             twins = {"plain", "residual"} <= set(full["kinds"])
-            assert (twins or name == "remedies") and full["seeds"] == [0, 1, 2, 3, 4]
+            assert twins or name in ("remedies", "family", "orders")
+            assert full["seeds"] == [0, 1, 2, 3, 4]
             for depth in full["depths"]:
                 cifar_resnet(depth, width=1)  # no depth that does not exist
         full["size"] = 1  # a copy
@@ -116,13 +118,16 @@ def test_settings_give_every_combination_once_the_deepest_first_and_a_hash_of_no
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_is_plain_data_names_its_task_and_repeats(few, name):
+    kinds = EXPERIMENTS[name].settings["kinds"]
+    kind = "residual" if "residual" in kinds else kinds[0]
+
     def run():
-        run = run_once(name, tiny(name), "residual", 8, 3)
+        run = run_once(name, tiny(name), kind, 8, 3)
         (run.get("history") or run).pop("seconds", None)
         return run
 
     first = run()
-    assert (first["kind"], first["depth"], first["seed"]) == ("residual", 8, 3)
+    assert (first["kind"], first["depth"], first["seed"]) == (kind, 8, 3)
     assert json.loads(json.dumps(first)) == first
     torch.manual_seed(7)
     assert run() == first and set(few) == {(tiny(name)["subset"], 4)}
@@ -197,6 +202,56 @@ def test_a_remedy_changes_what_its_name_says_and_nothing_else(few, monkeypatch):
     assert torch.allclose(centre @ centre.T, torch.eye(4), atol=1e-5)
 
 
+def test_the_family_is_judged_on_images_it_was_not_trained_on_and_tested_once(few, monkeypatch):
+    seen = {}
+
+    def fit(model, train, validation, *, epochs, **how):
+        seen[kind] = model, train, validation, epochs, how
+        return History()
+
+    monkeypatch.setattr(make_experiments, "fit", fit)
+    settings = tiny("family")
+    for kind in EXPERIMENTS["family"].settings["kinds"]:
+        run = run_once("family", settings, kind, 14, 0)
+        assert set(run) >= {"train", "validation", "test", "history"}
+    assert [tuple(map(len, it[1:3])) for it in seen.values()] == [(40, 20)] * len(seen)
+    train, validation = seen["base"][1:3]
+    assert not torch.equal(train.images[:20], validation.images)
+    base = seen["base"][0].state_dict()
+    for kind, (model, *_, epochs, how) in seen.items():
+        longer = kind.startswith("longer")
+        assert epochs == settings["longer" if longer else "epochs"]
+        assert ("augment" in how) == kind.endswith("augmented")
+        state = model.state_dict()
+        same = state.keys() == base.keys() and all(map(torch.equal, state.values(), base.values()))
+        assert same == (longer or kind in ("base", "stochastic depth"))
+        rates = [getattr(block, "rate", 0) for block in model.modules()]
+        assert max(rates) == (0.2 if kind == "stochastic depth" else 0)
+
+
+def test_a_surface_has_the_trained_loss_in_its_centre(few):
+    run = run_once("surface", tiny("surface", images=60), "residual", 8, 0)
+    (plane,) = run["planes"]
+    assert [len(rows) for rows in plane["stored"]] == [3, 3, 3]
+    assert plane["stored"][1][1] == pytest.approx(run["train"]["loss"], rel=1e-4)
+    assert plane["batch"][1][1] != plane["stored"][1][1]
+
+
+def test_orders_with_the_end_cut_off_or_branches_dropped_are_what_their_names_say():
+    deep = make_experiments.chapter("07_the_family")["deep"]
+    whole, cut, dropped = (
+        deep(kind, 20, 4)
+        for kind in (
+            "full pre-activation",
+            "full pre-activation without the end",
+            "original, dropped up to 0.5",
+        )
+    )
+    assert len(whole.last) == 2 and isinstance(cut.last, nn.Identity)
+    rates = [block.rate for block in dropped.modules() if hasattr(block, "rate")]
+    assert len(rates) == 9 and rates[0] == 0 and rates[-1] == 0.5 and rates == sorted(rates)
+
+
 def test_thousand_layers_starts_at_zero_learns_over_epochs_and_stops_at_infinity(few, monkeypatch):
     settings = tiny("thousand-layers", width=4, steps=40, lr=0.05)
     for kind in ("plain", "plain-zero", "residual", "residual-zero"):
@@ -233,8 +288,8 @@ def test_an_experiment_is_recorded_and_its_quick_version_beside_it(here, capsys,
     out, err = capsys.readouterr()
     scores, losses = r"training loss \d\.\d{3}, accuracy \d+\.\d%, 0 s", r"loss [\d.]+ to [\d.]+"
     said = {"recipe": losses, "thousand-layers": losses}.get(name, scores)
-    if name == "gradients":
-        said = r"first convolution's gradient [\de.-]+ with BN"
+    other = dict(gradients=r"first convolution's gradient [\de.-]+ with BN")
+    said = (other | dict(family=r"validation accuracy \d+\.\d%")).get(name, said)
     kind = EXPERIMENTS[name].config()["kinds"][-1]
     assert re.search(f"^{kind}-8 seed 1: {said}$", out, re.MULTILINE)
     assert out.endswith(f"recorded in {os.path.join('results', name)}-quick.json\n") and err == ""
@@ -339,7 +394,8 @@ def test_a_shipped_record_is_whole_and_belongs_to_the_current_settings(name):
     for run in whole(asset(f"results/{name}.json"), name, settings)["runs"]:
         if "history" in run:  # trained to the end
             lengths = {len(run["history"][key]) for key in ("loss", "test_loss")}
-            assert lengths == {settings["epochs"]}
+            longer = run["kind"].startswith("longer")
+            assert lengths == {settings["longer" if longer else "epochs"]}
             assert math.isfinite(run["train"]["loss"]) and 0 <= run["test"]["accuracy"] <= 1
         if "lesion" in run:
             assert run["lesion"]["intact"] == run["test"]["accuracy"]

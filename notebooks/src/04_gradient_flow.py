@@ -611,7 +611,7 @@ class Alpha(nn.Module):
         return self.alpha * x
 
 
-# %% tags=["nbval-ignore-output", "reason: losses differ in the last digits between machines"]
+# %% tags=["claim:F7", "nbval-ignore-output", "reason: losses differ in the last digits between machines"]
 small, _ = fashion_mnist(size=10)  # pixels
 half = small[torch.randperm(len(small), generator=torch.Generator().manual_seed(0))[:3000]]
 after = {}
@@ -664,7 +664,7 @@ figures.interactive(
     profile, depth=(8, 20, 32, 56, 110), batch_norm=(False, True), shortcut=(True, False)
 )
 
-# %% tags=["nbval-ignore-output", "reason: gradient norms differ in their digits between machines"]
+# %% tags=["claim:F8", "nbval-ignore-output", "reason: gradient norms differ in their digits between machines"]
 print("110 layers                smallest    largest gradient norm")
 extremes = {}
 for kind in ("plain", "residual"):
@@ -790,7 +790,7 @@ assert best < min(run["train"]["accuracy"] for run in remedies["plain, Dirac"]) 
 #
 # **Predict**: does the plain network with the Dirac start catch up with the residual one?
 
-# %%
+# %% tags=["claim:F13"]
 forty = {
     ("plain", 56): by_kind("degradation", depth=56)["plain"],
     ("plain", 56, "Dirac start"): by_kind("remedies")["plain, Dirac"],

@@ -137,7 +137,7 @@ assert np.mean(cut["residual"]) > np.mean(cut["plain"]) + 0.3  # for seeds 0-4
 # **Predict**: which block does a residual network miss most, the first, one in the middle, or the last?
 
 
-# %%
+# %% tags=["claim:F5"]
 from d2lres.records import recorded
 
 

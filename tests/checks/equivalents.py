@@ -43,6 +43,12 @@ EQUIVALENT = {
         "inside.float().mean().item() -> inside.float().mean()": TENSOR,
         "gap.abs().item() -> gap.abs()": TENSOR,
     },
+    "multiplications": {
+        "9 * width ** 2 // groups -> 9 * width ** 2 / groups": "the groups divide the width",
+        "out = -(-side // stride) -> out = -side // stride": "it is squared",
+    },
+    "drop_path": {">= -> >": "torch.rand is hardly ever the rate itself"},
+    "filter_normalised": {"1 -> 2": "0 / 2 is 0, too"},
     "accumulate": {"+= -> = total +": NUMBER, "total += loss.item() -> total += loss": TENSOR},
     "whole_gradient": {
         "(g, n) -> (n, g)": ORDER,
