@@ -75,7 +75,7 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(inplanes, num_classes)
 
-        for module in self.modules():  # He et al. 2015b, equation 10; BN starts as the identity
+        for module in self.modules():  # He et al. 2015b, equation 14; BN starts as the identity
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif zero_init_residual and isinstance(module, (BasicBlock, Bottleneck)):
