@@ -65,6 +65,16 @@ def test_the_wheel_alone_runs_the_doctor_and_finds_its_records(wheel, tmp_path):
 
 @ci_only
 @pytest.mark.install
+@pytest.mark.parametrize("version", ["3.10", "3.13"])  # the oldest and the newest
+def test_the_constraints_fit_the_oldest_and_the_newest_python(version, tmp_path):
+    command = [*UV, "pip", "compile", "pyproject.toml", "--extra", "dev", "--constraint"]
+    command += ["constraints.txt", "--python-version", version, "--output-file", tmp_path / "pins"]
+    run(*command, cwd=ROOT)
+    assert "torch==" in (tmp_path / "pins").read_text(encoding="utf-8")
+
+
+@ci_only
+@pytest.mark.install
 def test_the_wheel_installs_with_its_dependencies_in_an_empty_environment(wheel, tmp_path):
     venv = tmp_path / "venv"
     python = venv / ("bin/python" if POSIX else "Scripts/python.exe")

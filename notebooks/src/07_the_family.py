@@ -641,7 +641,7 @@ print(f"seconds of 20 steps: {spent['rate 0']:.2f} and {spent['up to 0.5']:.2f},
 assert share < 0.95
 
 # %% [markdown]
-# A quarter by the count, and as the paper reports; about a fifth in this run, of forward and backward pass together.
+# A quarter by the count, and as the paper reports; somewhat less in this run, of forward and backward pass together.
 # That holds for branches that a whole batch skips.
 # Libraries such as timm drop the branch of single images, **drop path**: they compute every branch, and save nothing.
 #
@@ -1256,7 +1256,7 @@ check.inverted_residual(InvertedResidual)
 # - The bottleneck of 2015 and a 1×1 shortcut with stride 2 never look at three quarters of the pixels; ResNet-D's shortcut and the bottleneck in use today look at all.
 # - ResNet-D, ResNeXt, SE-ResNet and the pre-activation network are changes of a few lines: with equal weights they give timm's logits, in eval and in train mode (seven networks).
 # - The order of BN, ReLU and addition matters in deep networks: with BN after the addition, gradients explode by more than 10¹⁵ at 1,004 layers at the start, and 110 layers train worst (six epochs, five seeds).
-# - Stochastic depth with rates up to 0.5 leaves out a quarter of the branches and saves about a fifth of the time (one run); 110 layers learn less with it in six epochs (five seeds).
+# - Stochastic depth with rates up to 0.5 leaves out a quarter of the branches and saves somewhat less of the time (one run); 110 layers learn less with it in six epochs (five seeds).
 # - Of ten changes to a network of 14 layers, one is better with five of five seeds, the averaging shortcut, two are worse, and of seven five seeds cannot tell (four epochs of Fashion-MNIST, one learning rate).
 # - Three times the epochs gain more than the best of the ten.
 # - Around plain-56 the picture of the loss has 4 to 12 valleys with stored BN statistics and 1 or 2 with those of the batch (ten epochs, five seeds, two planes).
