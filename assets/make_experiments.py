@@ -83,10 +83,15 @@ def experiment(name: str, *, settings: dict, quick: dict, summary: Callable[[Run
 # --- what the experiments share ---------------------------------------------------------------
 
 
+def images(settings: dict) -> tuple[Images, Images]:
+    """Training and test images, on the device that trains."""
+    train, test = fashion_mnist(settings["subset"], size=settings["size"])
+    return train.to(default_device()), test.to(default_device())
+
+
 def set_up(settings: dict, kind: str, depth: int, seed: int) -> tuple[Images, Images, nn.Module]:
     """Training and test images, and the net. "-zero" after the kind: with zero_init_residual."""
-    device = default_device()
-    train, test = fashion_mnist(settings["subset"], size=settings["size"])
+    train, test = images(settings)
     torch.manual_seed(seed)
     model = cifar_resnet(
         depth,
@@ -95,7 +100,7 @@ def set_up(settings: dict, kind: str, depth: int, seed: int) -> tuple[Images, Im
         residual=kind.startswith("residual"),
         zero_init_residual=kind.endswith("-zero"),
     )
-    return train.to(device), test.to(device), model.to(device)
+    return train, test, model.to(default_device())
 
 
 def train_and_test(
@@ -362,8 +367,7 @@ def recipe(settings: dict, kind: str, depth: int, seed: int) -> Run:
     the test images after each epoch, or after `steps` if that is set.
     """
     device = default_device()
-    train, test = fashion_mnist(settings["subset"], size=settings["size"])
-    train, test = train.to(device), test.to(device)
+    train, test = images(settings)
     torch.manual_seed(seed)
     model = notes_resnet18().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings["lr"])
@@ -420,11 +424,10 @@ def family(settings: dict, kind: str, depth: int, seed: int) -> Run:
     Returns {"train", "validation", "test", "history"}: loss and accuracy on the three sets, in eval
     mode, after training. The history's test is the validation set, too.
     """
-    device, cut = default_device(), settings["validation"]
-    train, test = (part.to(device) for part in fashion_mnist(settings["subset"], settings["size"]))
+    (train, test), cut = images(settings), settings["validation"]
     train, validation = train[:-cut], train[-cut:]
     torch.manual_seed(seed)
-    model = chapter("07_the_family")["small"](kind).to(device)
+    model = chapter("07_the_family")["small"](kind).to(default_device())
     how: dict[str, Any] = dict(lr=settings["lr"])
     if kind.startswith("longer"):
         settings = settings | dict(epochs=settings["longer"])
@@ -456,7 +459,7 @@ def family(settings: dict, kind: str, depth: int, seed: int) -> Run:
 )
 def orders(settings: dict, kind: str, depth: int, seed: int) -> Run:
     """The run of the degradation experiment, with the deep networks of chapter 07."""
-    train, test, _ = set_up(settings, "residual", 8, seed)
+    train, test = images(settings)
     torch.manual_seed(seed)
     model = chapter("07_the_family")["deep"](kind, depth, settings["width"])
     return fit_and_score(settings, model.to(default_device()), train, test, seed, lr=settings["lr"])
@@ -483,7 +486,7 @@ def surface(settings: dict, kind: str, depth: int, seed: int) -> Run:
     -1 to 1 along two filter-normalised directions: with BN's running statistics and the batch's own.
     """
     run, model, _ = train_and_test(settings, kind, depth, seed)
-    train, _, _ = set_up(settings, kind, 8, seed)
+    train, _ = images(settings)
     some = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     x, y = train[some[: settings["images"]]].tensors()
     n, names = settings["points"], chapter("07_the_family")

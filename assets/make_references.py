@@ -3,13 +3,12 @@
 python assets/make_references.py    # writes assets/results/timm.json
 """
 
-import json
 import re
 from pathlib import Path
 
 import timm
 import torch
-from make_experiments import chapter
+from make_experiments import chapter, write_json
 from torch import Tensor, nn
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -53,7 +52,7 @@ def measure(name: str) -> dict:
 def main() -> None:
     nets = {name: measure(name) for name in chapter("07_the_family")["FAMILY"]}
     record = dict(timm=timm.__version__, torch=torch.__version__.split("+")[0], nets=nets)
-    (RESULTS / "timm.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_json(RESULTS / "timm.json", record)
     for name, found in nets.items():
         print(f"{name:16} {found['parameters']:11,} parameters, differences {found['difference']}")
 

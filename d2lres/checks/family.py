@@ -12,7 +12,7 @@ from d2lres.checks import behaves, call, check, compare, require, scramble
 
 @check
 def multiplications(answer) -> str:
-    def off(change=lambda *_: 0, up=True, groups=(1, 0, 1), stride_first=False):
+    def off(change=lambda *_: 0, up=True, groups=(0, 1, 0), stride_first=False):
         def count(a, width, b, g, stride, side):
             out = -(-side // stride) if up else side // stride
             first = out if stride_first else side
@@ -23,31 +23,27 @@ def multiplications(answer) -> str:
 
         return count
 
-    right = off(groups=(0, 1, 0))
-
-    def like(**changes):
-        return off(**{"groups": (0, 1, 0)} | changes)
-
+    right = off()
     mistakes = {
         "only the 3x3 convolution has groups.": off(groups=(1, 1, 1)),
         "the groups of the 3x3 convolution are missing.": off(groups=(0, 0, 0)),
         "each group reads width / groups channels and makes as many: that is one division by "
         "groups, not two.": off(groups=(0, 2, 0)),
-        "the stride sits in the 3x3 convolution: the first one sees all pixels.": like(
+        "the stride sits in the 3x3 convolution: the first one sees all pixels.": off(
             stride_first=True
         ),
         "the 3x3 convolution has the stride, so its maps and the following are smaller.": (
             lambda a, w, b, g, stride, side: right(a, w, b, g, 1, side)
         ),
-        "a side that is not a multiple of the stride is rounded up.": like(up=False),
+        "a side that is not a multiple of the stride is rounded up.": off(up=False),
         "count multiplications: the additions are as many again.": lambda *it: 2 * right(*it),
-        "the shortcut does not count.": like(
+        "the shortcut does not count.": off(
             change=lambda a, w, b, g, s, n: (-(-n // s)) ** 2 * a * b
         ),
         "that is the number of weights: each is used once for each pixel.": (
             lambda a, w, b, g, s, n: right(a, w, b, g, 1, 1)
         ),
-        "the last convolution puts out smaller maps, too.": like(
+        "the last convolution puts out smaller maps, too.": off(
             change=lambda a, w, b, g, s, n: (n**2 - (-(-n // s)) ** 2) * w * b
         ),
     }
@@ -120,9 +116,9 @@ def drop_path(answer) -> str:
 
 @check
 def filter_normalised(answer) -> str:
-    def normalise(keep=lambda d, n: [i for i in range(n) if i != d % n], power=2, moves=False):
+    def normalise(keep=lambda d, n: [i for i in range(n) if i != d % n], power=2):
         def change(step, weight, dim=0):
-            if weight.ndim < 2 and not moves:
+            if weight.ndim < 2:
                 return torch.zeros_like(step)
             axes = keep(dim, weight.ndim)
             sizes = [t.abs().pow(power).sum(axes, keepdim=True) for t in (weight, step)]
@@ -180,7 +176,7 @@ def inverted_residual(kind) -> str:
         every = block.state_dict(keep_vars=True)
         return {k: every[k] for name in names for k in every if k.startswith(f"{name}.")}
 
-    def like(add=lambda x, out, same: x + out if same else out, end=None, act=None):
+    def like(add=lambda x, out, same: x + out if same else out, end=None, act=(None, None)):
         def forward(block, x):
             wide, a = block.conv1.weight.shape[:2]
             b, stride = block.conv3.weight.shape[0], block.conv2.stride[0]
@@ -188,9 +184,8 @@ def inverted_residual(kind) -> str:
                 paper = InvertedResidual(a, b, 1, wide // a)
             paper.conv[1][0].stride = stride, stride  # torchvision's takes 1 and 2 only
             paper.use_res_connect = False
-            for i, layer in enumerate(paper.conv):
-                if act is not None and isinstance(layer, nn.Sequential) and act[i]:
-                    layer[2] = act[i]
+            for layer, other in zip(paper.conv, act):
+                layer[2] = other or layer[2]
             given = dict(zip(paper.state_dict(), tensors(block).values()))
             out = functional_call(paper.train(block.training), given, (x,))
             out = add(x, out, stride == 1 and a == b)
@@ -249,6 +244,5 @@ def inverted_residual(kind) -> str:
             for norm in (block.bn1, block.bn2):
                 norm.weight *= 4  # so that some numbers pass 6
         pairs.append((block, 2 * torch.randn(n, a, h, w)))
-    what = "that of MobileNetV2's block"
-    behaves(pairs, like(), mistakes, what=what)
+    behaves(pairs, like(), mistakes, what="that of MobileNetV2's block")
     return "equal to torchvision's, in both modes: a residual block with the bottleneck inside out."

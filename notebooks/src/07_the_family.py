@@ -866,7 +866,7 @@ def direction(net, seed):
     """A random step for each parameter: filters as long as the network's own, all else stays."""
     generator, steps = torch.Generator().manual_seed(seed), []
     for w in net.parameters():
-        step = torch.randn(w.shape, generator=generator) * (w.ndim > 1)
+        step = torch.randn(w.shape, generator=generator).to(w.device) * (w.ndim > 1)
         if w.ndim > 1:
             scale = w.flatten(1).norm(dim=1) / step.flatten(1).norm(dim=1)
             step *= scale.view(-1, *[1] * (w.ndim - 1))
