@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from functools import cache
 from importlib.metadata import version
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -501,6 +502,77 @@ def surface(settings: dict, kind: str, depth: int, seed: int) -> Run:
             both[mode] = [found[i : i + n] for i in range(0, n * n, n)]
         run["planes"].append(both)
     return run
+
+
+# Chapter 08 reuses a trained net on other images; here "depth" is the number of frozen parts.
+
+
+@experiment(
+    "transfer",
+    settings=dict(
+        depths=[0, 7, 10],  # of eleven parts
+        kinds=["digits, trained", "digits, new", "faces, trained", "faces, new"],
+        labels=dict(digits=[5, 10, 50, 100], faces=[5, 10, 25]),  # a class
+        rates=[0.01, 0.1, 1.0],
+        seeds=[0, 1, 2, 3, 4],
+        steps=200,
+    ),
+    quick=dict(seeds=[0], labels=dict(digits=[5], faces=[5]), steps=5),
+    summary=lambda run: f"test accuracy {run['scores'][0]['test']:.1%} and more",
+)
+def transfer(settings: dict, kind: str, depth: int, seed: int) -> Run:
+    """Train the parts above the first `depth` on a few labels; "trained" starts from the weights
+    that the course ships, "new" from random ones.
+
+    Returns {"scores"}: labels a class, rate, and accuracy on the images left over and on the test set.
+    """
+    names = chapter("08_transfer")
+    which, start = kind.split(", ")
+    pool, test = names[which]()
+    torch.manual_seed(seed)
+    net = cifar_resnet(20, in_channels=1, weights="fashion_mnist" if start == "trained" else None)
+    scores = []
+    for labels, rate in product(settings["labels"][which], settings["rates"]):
+        train, left = names["few"](pool, labels, seed)
+        reused = names["reuse"](net, depth, train, rate, seed, settings["steps"])
+        sets = dict(validation=left[:200], test=test)
+        found = {name: evaluate(reused, images).accuracy for name, images in sets.items()}
+        scores.append(dict(labels=labels, rate=rate) | found)
+    return dict(scores=scores)
+
+
+@experiment(
+    "thaw",
+    settings=dict(
+        depths=list(range(11)),
+        kinds=["trained", "new"],
+        labels=[5, 50],
+        rate=0.1,
+        seeds=[0, 1, 2, 3, 4],
+        steps=200,
+    ),
+    quick=dict(depths=[0, 10], labels=[5], seeds=[0], steps=5),
+    summary=lambda run: ", ".join(f"{n} labels {share:.1%}" for n, share in run["test"].items()),
+)
+def thaw(settings: dict, kind: str, depth: int, seed: int) -> Run:
+    """Digits: freeze the first `depth` trained parts; the others start trained, or "new".
+
+    Returns {"test"}: the test accuracy by the number of labels a class.
+    """
+    names = chapter("08_transfer")
+    pool, test = names["digits"]()
+    net = cifar_resnet(20, in_channels=1, weights="fashion_mnist")
+    if kind == "new":
+        torch.manual_seed(seed)
+        new = names["parts"](cifar_resnet(20, in_channels=1))
+        for part, other in list(zip(names["parts"](net), new))[depth:]:
+            part.load_state_dict(other.state_dict())
+    found = {}
+    for labels in settings["labels"]:
+        train, _ = names["few"](pool, labels, seed)
+        reused = names["reuse"](net, depth, train, settings["rate"], seed, settings["steps"])
+        found[str(labels)] = evaluate(reused, test).accuracy
+    return dict(test=found)
 
 
 # --- recording --------------------------------------------------------------------------------

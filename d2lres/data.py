@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -22,9 +23,10 @@ from urllib.request import urlopen
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from d2lres.arguments import instance, shown, whole
+from d2lres.arguments import instance, number, shown, whole
 from d2lres.records import asset
 
 NAMES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
@@ -55,10 +57,12 @@ class DataError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled images in memory; your own work too: `Images(images, labels, classes=("a", "b"))`.
+    """Labelled images in memory: Fashion-MNIST, or your own, from tensors or by `from_dataset`.
 
     images: uint8 (N, C, H, W), 0 to 255.  labels: int64 (N,), each below `len(classes)`.
     size: side of the square images that `batches` and `tensors` return; None keeps H and W.
+    mean, std: what these normalise with, on the scale 0 to 1: a number for all channels or one for
+        each. The default is Fashion-MNIST's; `normalised` takes that of other images.
     Raises ValueError when these do not fit together.
     """
 
@@ -66,6 +70,8 @@ class Images:
     labels: Tensor
     classes: tuple[str, ...] = CLASSES
     size: int | None = None
+    mean: float | tuple[float, ...] = MEAN
+    std: float | tuple[float, ...] = STD
 
     def __post_init__(self) -> None:
         x, y = self.images, self.labels
@@ -83,6 +89,60 @@ class Images:
             raise ValueError(f"{wanted}, but they run from {y.min()} to {y.max()}.")
         if self.size is not None:
             whole("size", self.size)
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            values = value if isinstance(value, (tuple, list)) else [value]
+            if len(values) not in (1, x.shape[1]):
+                what = f"{name} must be one number, or one for each of {x.shape[1]} channels"
+                raise ValueError(f"{what}, not {len(values)} numbers.")
+            least = sys.float_info.min if name == "std" else 0  # smaller ones are 0 in float32
+            object.__setattr__(self, name, tuple(number(name, v, least, 1) for v in values))
+
+    @classmethod
+    def from_dataset(cls, dataset: Any, size: int | None = None, like: Any = None) -> "Images":
+        """All images of a torchvision data set, such as ImageFolder(folder) or CIFAR10(root).
+
+        dataset: pairs of a PIL image and a label, with `classes`; so it has no `transform`.
+        size: each image's shorter side gets this length and its middle is cut out; None: all images
+            have one size already.
+        like: the training images, if these are for testing: the same channels, classes and
+            normalisation. The default is one channel if all images are grey, else three, and these
+            images' own mean and deviation.
+        Raises ValueError for what is no image, with its place, and for what does not fit together.
+        """
+        from torchvision.transforms.functional import pil_to_tensor
+
+        instance("like", like, (Images, type(None)), "the training Images")
+        if size is not None:
+            whole("size", size)
+        if not hasattr(dataset, "classes") or not len(dataset):
+            wanted = "a torchvision data set with classes and images, such as ImageFolder(folder)"
+            raise ValueError(f"dataset must be {wanted}, not {shown(dataset)}.")
+        if like and list(like.classes) != list(dataset.classes):
+            raise ValueError("its classes are not those of the training images, in their order.")
+        pictures, labels = zip(*(_item(dataset, i, size) for i in range(len(dataset))))
+        if len(sizes := {picture.size for picture in pictures}) > 1:
+            raise ValueError(f"the images have {len(sizes)} different sizes: choose one by size=.")
+        grey = len(like.images[0]) == 1 if like else all(p.mode == "L" for p in pictures)
+        x = [pil_to_tensor(picture.convert("L" if grey else "RGB")) for picture in pictures]
+        return cls(torch.stack(x), torch.tensor(labels), tuple(dataset.classes)).normalised(like)
+
+    def normalised(self, like: Any = None) -> "Images":
+        """The same images, with their own mean and deviation of each channel, or those of `like`.
+
+        Test images belong on the scale of the training images: `test.normalised(train)`.
+        Raises ValueError where all pixels of a channel are equal.
+        """
+        if instance("like", like, (Images, type(None)), "the training Images"):
+            return replace(self, mean=like.mean, std=like.std)
+        counts = [channel.flatten().bincount(minlength=256) for channel in self.images.unbind(1)]
+        shares = torch.stack(counts).cpu().double() / (self.images.numel() / len(counts))
+        levels = torch.arange(256).double() / 255
+        mean = shares @ levels
+        std = (shares * (levels - mean[:, None]) ** 2).sum(1).sqrt()
+        if not std.all():
+            raise ValueError("all pixels of a channel are equal: it has no deviation.")
+        return replace(self, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -117,7 +177,7 @@ class Images:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass over the set, each image once: x float32 (B, C, H, W), y int64 (B,).
 
-        x is `(pixel / 255 - MEAN) / STD`, resized to `size`. The last batch may be smaller.
+        x is `(pixel / 255 - mean) / std`, resized to `size`. The last batch may be smaller.
         augment: flip each image left to right with probability 1/2 and move it by up to 2 pixels.
         generator: decides order and augmentation, the same on every `device` (None: PyTorch's).
         device: where x and y go; None leaves them where the images are.
@@ -142,7 +202,25 @@ class Images:
         if self.size is not None and x.shape[-2:] != (self.size, self.size):
             shrinks = self.size < max(x.shape[-2:])  # else antialiasing would change nothing
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=shrinks)
-        return (x - MEAN) / STD
+        mean, std = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return (x - mean) / std
+
+
+def _item(dataset: Any, i: int, size: int | None) -> tuple[Image.Image, int]:
+    """Picture i as it is to be looked at, in grey or in colour, and its label."""
+    from torchvision.transforms.functional import center_crop, resize
+
+    try:
+        picture, label = dataset[i]
+        if picture.mode[0] in "IF":
+            raise ValueError("it has more than 8 bits a pixel, and converting it would clip them")
+        picture = ImageOps.exif_transpose(picture)  # as telephones store them
+        picture = picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
+        label = whole("its label", label, 0)
+    except Exception as error:  # PIL and data sets raise whatever the file leads them to
+        what = f"item {i} of the data set is no pair of a PIL image and a label"
+        raise ValueError(f"{what}: {_reason(error)}") from error
+    return (center_crop(resize(picture, size), size) if size else picture), label
 
 
 def fashion_mnist(

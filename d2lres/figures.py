@@ -164,9 +164,9 @@ def lines(curves: dict, xlabel, ylabel, title=None, log="", ylim=None, alt=None)
 
 
 def images(x, titles=None, columns=8, correct=None, alt=None) -> Figure:
-    """A grid of grey pictures: a tensor (N, 1, H, W), or `Images` from `d2lres.data`.
+    """A grid of pictures: a tensor (N, 1, H, W), bytes in colour (N, 3, H, W), or `Images`.
 
-    Bytes are shown from black 0 to white 255, floats from the least to the greatest in `x`.
+    Grey bytes are shown from black 0 to white 255, floats from the least to the greatest in `x`.
     `titles` and `correct` have one entry each per picture: the titles of wrong pictures are
     vermillion and crossed, of right ones blue. Raises ValueError for another shape or length.
     """
@@ -174,7 +174,8 @@ def images(x, titles=None, columns=8, correct=None, alt=None) -> Figure:
     titles = [x.classes[label] for label in x.labels] if named else titles
     pixels = getattr(x, "images", x)
     pixels = np.asarray(pixels.detach().cpu() if hasattr(pixels, "detach") else pixels)
-    fits = pixels.ndim == 4 and pixels.shape[1] == 1 and pixels.size
+    channels = (1, 3) if pixels.dtype == np.uint8 else (1,)
+    fits = pixels.ndim == 4 and pixels.shape[1] in channels and pixels.size
     if not fits or pixels.dtype.kind not in "uif":
         raise ValueError(f"images needs a tensor (N, 1, H, W) with N > 0, not {pixels.shape}.")
     titles = list(map(str, _entries("titles", titles, len(pixels))))
@@ -186,7 +187,7 @@ def images(x, titles=None, columns=8, correct=None, alt=None) -> Figure:
     wide = max(side + 8, 9 * longest + 24)  # 10 pt need 9 pixels a letter
     high = side + 8 + (18 * max(t.count("\n") + 1 for t in titles) + 4 if titles else 0)
     fig, ax = canvas(columns * wide + 8, rows * high + 8)
-    for i, picture in enumerate(pixels[:, 0]):
+    for i, picture in enumerate(pixels.transpose(0, 2, 3, 1)):
         x, y = 4 + wide * (i % columns + 0.5), 8 + high * (rows - 1 - i // columns)
         extent = (x - side / 2, x + side / 2, y, y + side)
         ax.imshow(picture, "gray", vmin=black, vmax=white, extent=extent, aspect="auto")
@@ -200,7 +201,8 @@ def images(x, titles=None, columns=8, correct=None, alt=None) -> Figure:
     shown += " Wrong predictions are crossed and vermillion, right ones blue." * bool(
         correct and titles
     )
-    fig.alt = alt or f"A grid of {len(pixels)} small pictures in grey, {columns} to a row{shown}"
+    kind = "grey" if pixels.shape[1] == 1 else "coloured"
+    fig.alt = alt or f"A grid of {len(pixels)} small {kind} pictures, {columns} to a row{shown}"
     return fig
 
 

@@ -54,7 +54,7 @@ def identity(run: SimpleNamespace) -> dict[str, Any]:
     for name, data in (("training images", run.train), ("test images", run.test)):
         if name not in run.images:  # they stay what they are, and are hashed once a run
             x_and_y = data and fingerprint(dict(x=data.images, y=data.labels))
-            run.images[name] = data and f"{x_and_y} {data.size}"
+            run.images[name] = data and f"{x_and_y} {data.size} {data.mean} {data.std}"
     told |= run.images
     groups = [group | {"params": len(group["params"])} for group in run.optimizer.param_groups]
     told |= {f"optimizer's {name}": words([g.get(name) for g in groups]) for name in groups[0]}

@@ -4,10 +4,12 @@
 `cifar_resnet` is the paper's family for small images, the one its depth experiments use.
 """
 
+import torch
 from torch import Tensor, nn
 
 from d2lres.arguments import instance, shown, whole, yes_or_no
 from d2lres.blocks import BasicBlock, Block, Bottleneck, PreActBlock, check_maps, make_shortcut
+from d2lres.records import asset
 
 
 class ResNet(nn.Module):
@@ -123,20 +125,23 @@ def cifar_resnet(
     residual: bool = True,
     shortcut: str = "A",
     zero_init_residual: bool = False,
+    weights: str | None = None,
 ) -> ResNet:
     """The paper's family for small images: (N, in_channels, H, W) -> logits (N, num_classes).
 
     A 3x3 stem, three stages of n basic blocks with width, 2 width and 4 width channels, and a
     linear layer: depth = 6n + 2 layers. residual=False gives the plain twin: same layers, same
     parameters, for the same seed the same initial weights, no additions.
-    Raises ValueError for another depth or an unknown shortcut. Source: He et al. 2015, section 4.2.
+    weights: "fashion_mnist", those that come with the course, for cifar_resnet(20, in_channels=1).
+    Raises ValueError for another depth, an unknown shortcut, and weights that are unknown or another
+    network's. Source: He et al. 2015, section 4.2.
     """
     depth = whole("depth", depth)
     if depth < 8 or depth % 6 != 2:
         nearest = 6 * max(1, round((depth - 2) / 6)) + 2
         rule = "depth must be 6n + 2, such as 8, 20, 32, 56 or 110"
         raise ValueError(f"{rule}; {depth} is not: the nearest is {nearest}.")
-    return ResNet(
+    model = ResNet(
         BasicBlock,
         [(depth - 2) // 6] * 3,
         num_classes,
@@ -147,3 +152,14 @@ def cifar_resnet(
         residual=residual,
         zero_init_residual=zero_init_residual,
     )
+    if weights is None:
+        return model
+    if not isinstance(weights, str) or weights != "fashion_mnist":
+        raise ValueError(f"weights must be 'fashion_mnist' or None, not {shown(weights)}.")
+    state = torch.load(asset("fashion_mnist_resnet20.pt"), map_location="cpu", weights_only=True)
+    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if not residual or own != {name: tensor.shape for name, tensor in state.items()}:
+        theirs = "cifar_resnet(20, in_channels=1) with all other arguments at their defaults"
+        raise ValueError(f"the weights 'fashion_mnist' are those of {theirs}.")
+    model.load_state_dict(state)  # which turns float16 into float32
+    return model

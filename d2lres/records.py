@@ -25,7 +25,8 @@ def recorded(name: str) -> dict:
 def claims(part: str = "N") -> list[dict[str, str]]:
     """The claims the course settles: "id", "claim", "verdict", "chapter", "evidence" of each.
 
-    part: "N", what the notes say, or "F", what the field says; these have "said", where, as well.
+    part: "N", what the notes say, "F", what the field says of ResNets, or "T", of transfer; those two
+        have "said", where, as well.
     """
     rows = json.loads(asset("claims.json").read_text(encoding="utf-8"))
     return [row for row in rows if row["id"][0] == part]

@@ -64,6 +64,9 @@ def check(run: Any) -> None:
     run.epochs, run.batch_size = whole("epochs", run.epochs), whole("batch_size", run.batch_size)
     run.seed = whole("seed", run.seed, 0, 2**40)
     run.label_smoothing = number("label_smoothing", run.label_smoothing, 0, 1)
+    if run.test is not None and (run.test.mean, run.test.std) != (run.train.mean, run.train.std):
+        what = "train and test are normalised by different means or deviations"
+        raise ValueError(f"{what}: pass test.normalised(train).")
     if len(run.train) < 2:
         raise ValueError("train needs at least two images.")
     run.smallest = len(run.train) % run.batch_size or min(run.batch_size, len(run.train))

@@ -15,7 +15,7 @@ MIN_ALT = 20  # characters that describe a picture
 MIN_EXERCISES = 3
 
 MEASURED, RAISES = "nbval-ignore-output", "raises-exception"
-TAG = re.compile(rf"setup|needed|{MEASURED}|{RAISES}|reason: .{{10,}}|claim:[NF]\d+")
+TAG = re.compile(rf"setup|needed|{MEASURED}|{RAISES}|reason: .{{10,}}|claim:[NFT]\d+")
 NBVAL_COMMENT = re.compile(r"^\s*#\s*(NBVAL_\w+|PYTEST_VALIDATE_IGNORE_OUTPUT)\s*$", re.MULTILINE)
 ASSERT = re.compile(r"^\s*assert\b", re.MULTILINE)
 CHECK_CALL = re.compile(r"^check\.\w+\(", re.MULTILINE)

@@ -325,6 +325,10 @@ def swapped():
         (dict(train=swapped()), "a run with other training images: use the same"),
         (dict(train=replace(TRAIN, labels=TRAIN.labels.flip(0))), "other training images"),
         (dict(train=replace(TRAIN, size=5)), "a run with size=None, not 5"),
+        (
+            dict(train=TRAIN.normalised(), test=TEST.normalised(TRAIN.normalised())),
+            "other training images",
+        ),
         (dict(test=swapped()), "other test images"),
         (dict(test=None), "other test images"),
         (dict(test=replace(TEST, size=5)), "other test images"),
@@ -334,6 +338,7 @@ def swapped():
         "images",
         "labels",
         "size",
+        "mean and deviation",
         "test images",
         "no test images",
         "size of the tests",

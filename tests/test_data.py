@@ -6,6 +6,7 @@ the system's copy where there is one; the failures are played with a set of ten 
 import gzip
 import hashlib
 import os
+import pickle
 import re
 import runpy
 import socket
@@ -23,13 +24,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
+from torchvision.datasets import CIFAR10, ImageFolder
 
-from d2lres import data
+from d2lres import cifar_resnet, data
 from d2lres.data import MEAN, STD, DataError, Images, fashion_mnist
 from d2lres.records import asset
+from d2lres.training import evaluate, fit
 
 ROOT = Path(__file__).resolve().parent.parent
 SYSTEM = next((folder for folder in data.SYSTEM_FOLDERS if folder.is_dir()), None)
@@ -264,6 +269,27 @@ U8, I64 = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch
         (Images, (U8, I64 - 1), "labels must be 0 to 9.*from -1 to -1"),
         (Images, (U8, I64 + 2, ("a", "b")), "labels must be 0 to 1"),
         (Images, (U8, I64, data.CLASSES, 0), "size must be a whole number"),
+        (
+            Images,
+            (U8, I64, data.CLASSES, None, (0.1, 0.2)),
+            "mean must be one number, or one for each",
+        ),
+        *(
+            (partial(Images, U8, I64, **{name: wrong}), (), f"{name} must be a number from")
+            for name, wrong in (
+                ("mean", -1),
+                ("mean", 110.0),
+                ("std", 0),
+                ("std", "1"),
+                ("std", None),
+            )
+        ),
+        (
+            Images(U8 // 255, I64).normalised,
+            (),
+            "pixels of a channel are equal: it has no deviation",
+        ),
+        (Images(U8, I64).normalised, ("train",), "like must be the training Images, not 'train'"),
         (partial(Images(U8, I64).batches, generator=OFF_CPU), (2,), "generator must be on the CPU"),
         *(
             (Images(U8, I64).batches, (batch_size,), "batch_size must be a whole number")
@@ -279,6 +305,133 @@ U8, I64 = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch
 def test_what_makes_no_sense_is_refused_at_once(call, arguments, message):
     with pytest.raises(ValueError, match=message):
         call(*arguments)
+
+
+# The reader's own images
+
+
+def test_images_are_normalised_with_the_mean_and_deviation_that_they_are_given():
+    images = pictures(9, c=3)
+    own = images.normalised()
+    x = own.tensors()[0]
+    std, mean = torch.std_mean(x.transpose(0, 1).flatten(1), dim=1, correction=0)
+    torch.testing.assert_close(mean, torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(std, torch.ones(3))
+    test = pictures(4, c=3).normalised(own)
+    assert (test.mean, test.std) == (own.mean, own.std) and own[:2].mean == own.mean
+    expected = test.images / 255 - torch.tensor(own.mean).view(3, 1, 1)
+    torch.testing.assert_close(test.tensors()[0], expected / torch.tensor(own.std).view(3, 1, 1))
+    one = replace(images, mean=0.5, std=0.25)
+    torch.testing.assert_close(one.tensors()[0], (images.images / 255 - 0.5) / 0.25)
+    assert torch.equal(next(own.batches(9))[0], x)
+
+
+def test_fit_refuses_test_images_on_another_scale():
+    train, test = pictures(8).normalised(), pictures(4)
+    with pytest.raises(
+        ValueError, match=r"normalised by different means.*test.normalised\(train\)"
+    ):
+        fit(cifar_resnet(8, in_channels=1, width=1), train, test, epochs=1)
+    fit(cifar_resnet(8, in_channels=1, width=1), train, test.normalised(train), epochs=2)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of two pictures each, in colour, of different sizes; the second of them is turned
+    by its EXIF entry."""
+    for name, colour in (("ant", (200, 30, 10)), ("bee", (10, 60, 250))):
+        (tmp_path / name).mkdir()
+        PIL.Image.new("RGB", (20, 10), colour).save(tmp_path / name / "0.png")
+        turned, exif = PIL.Image.new("RGB", (12, 30)), PIL.Image.Exif()
+        turned.paste(colour, (0, 0, 12, 15))  # the upper half
+        exif[0x0112] = 3  # upside down
+        turned.save(tmp_path / name / "1.jpg", exif=exif, quality=95)
+    return tmp_path
+
+
+def test_a_folder_of_pictures_becomes_images_cut_to_their_middle_and_turned_upright(folder):
+    images = Images.from_dataset(ImageFolder(folder), size=8)
+    assert images.images.shape == (4, 3, 8, 8) and images.labels.tolist() == [0, 0, 1, 1]
+    assert images.classes == ("ant", "bee") and len(images.mean) == len(images.std) == 3
+    assert images.images[0, :, 4, 4].tolist() == [200, 30, 10]
+    dark, light = images.images[1, 0, :3].float().mean(), images.images[1, 0, -3:].float().mean()
+    assert light > 150 > 50 > dark  # the coloured half is below now
+    test = Images.from_dataset(ImageFolder(folder), 8, images[:2])
+    assert (test.mean, test.std) == (images.mean, images.std)
+    with pytest.raises(ValueError, match="have 2 different sizes: choose one by size="):
+        Images.from_dataset(ImageFolder(folder))
+    fit(cifar_resnet(8, 2, width=1), images, test, epochs=2, batch_size=2)
+
+
+def test_cifar10_in_its_own_format_is_read_through_torchvision(tmp_path, monkeypatch):
+    random, base = np.random.RandomState(0), tmp_path / CIFAR10.base_folder
+    base.mkdir()
+    lists = {"train_list": [f"data_batch_{i}" for i in range(1, 6)], "test_list": ["test_batch"]}
+    for names in lists.values():
+        for name in names:
+            pixels = random.randint(0, 256, (4, 3072), dtype=np.uint8)
+            (base / name).write_bytes(pickle.dumps({"data": pixels, "labels": [0, 1, 2, 9]}))
+    (base / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)  # the sums of the real one
+    monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)
+    train, test = (CIFAR10(tmp_path, train=part) for part in (True, False))
+    images = Images.from_dataset(train)
+    assert images.images.shape == (20, 3, 32, 32) and images.classes == tuple("abcdefghij")
+    assert torch.equal(images.images[7].permute(1, 2, 0), torch.tensor(train.data[7]))
+    assert images.labels.tolist() == train.targets
+    assert Images.from_dataset(test, like=images).mean == images.mean
+    assert evaluate(cifar_resnet(8), images).loss > 0
+
+
+class Pictures(list):
+    """A data set of these pairs."""
+
+    classes = ("a", "b")
+
+
+GREY, COLOUR = PIL.Image.new("L", (6, 5), 7), PIL.Image.new("RGB", (6, 5), (1, 2, 3))
+SPOT = GREY.copy()
+SPOT.putpixel((1, 1), 200)
+
+
+def test_grey_pictures_have_one_channel_and_mixed_ones_three_unless_like_says_otherwise():
+    grey = Images.from_dataset(Pictures([(GREY, 0), (SPOT, 1)]))
+    assert grey.images.shape == (2, 1, 5, 6)
+    mixed = Pictures([(SPOT, 0), (COLOUR, 1), (SPOT.convert("P"), 1), (COLOUR.convert("RGBA"), 0)])
+    assert Images.from_dataset(mixed).images.shape == (4, 3, 5, 6)
+    assert Images.from_dataset(mixed, like=grey).images.shape == (4, 1, 5, 6)
+    assert Images.from_dataset(Pictures([(SPOT.convert("LA"), 0)])).images.shape[1] == 1
+
+
+@pytest.mark.parametrize(
+    "dataset, message",
+    [
+        ([], "dataset must be a torchvision data set with classes and images"),
+        (Pictures(), "dataset must be a torchvision data set with classes and images"),
+        (Pictures([(GREY, 0), (torch.zeros(1, 5, 6), 0)]), "item 1 .* no pair of a PIL image and"),
+        (Pictures([(GREY, 0.5)]), "item 0 .*its label must be a whole number from 0 on, not 0.5"),
+        (Pictures([(GREY, 0), (SPOT, 2)]), "labels must be 0 to 1, one for each name in classes"),
+        (Pictures([(SPOT.convert("I"), 0)]), "item 0 .*more than 8 bits a pixel"),
+        (Pictures([(SPOT, 0), (GREY.resize((3, 3)), 0)]), "2 different sizes: choose one by size="),
+        (Pictures([7]), "item 0 of the data set is no pair"),
+    ],
+)
+def test_what_is_no_data_set_of_pictures_is_refused_with_its_place(dataset, message):
+    with pytest.raises(ValueError, match=message):
+        Images.from_dataset(dataset)
+
+
+def test_test_images_must_have_the_training_images_classes(folder):
+    images = Images.from_dataset(ImageFolder(folder), size=8)
+    (folder / "bee").rename(folder / "aphid")
+    with pytest.raises(ValueError, match="classes are not those of the training images"):
+        Images.from_dataset(ImageFolder(folder), size=8, like=images)
+
+
+def test_a_picture_that_cannot_be_opened_is_named_by_its_place(folder):
+    (folder / "bee" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="item 2 of the data set.*cannot identify image file"):
+        Images.from_dataset(ImageFolder(folder), size=8)
 
 
 # Where the full set comes from

@@ -245,6 +245,8 @@ HIGHWAY = {("highway", 19): [1.0]}
         (lambda: lines(HIGHWAY, "x", "y", alt="x"), "plain or residual, not 'highway'"),
         (lambda: lines({"x": [float("nan")]}, "step", "loss"), "the line 'x' has no finite 'loss'"),
         (lambda: images(torch.zeros(3, 28, 28)), "N, 1, H, W"),
+        (lambda: images(torch.zeros(1, 3, 28, 28)), "N, 1, H, W"),  # a colour is bytes
+        (lambda: images(torch.zeros(1, 2, 8, 8, dtype=torch.uint8)), "N, 1, H, W"),
         (lambda: images(PIXELS[:2], titles=["a"]), "titles has 1 entries for 2 pictures"),
         (lambda: figures.show("dog"), "no picture 'dog': choose one of all_reduce, block, blocks"),
     ],

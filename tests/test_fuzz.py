@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -127,12 +128,26 @@ def test_evaluate(replaced):
 
 
 @fuzz
-@given(odd(dict(images=0, labels=0, classes=0, size=0)))
+@given(odd(dict(images=0, labels=0, classes=0, size=0, mean=0, std=0)))
 def test_images(replaced):
     arguments = dict(images=TRAIN.images, labels=TRAIN.labels, classes=TRAIN.classes, size=None)
+    arguments |= dict(mean=0.3, std=(0.4,))
     made = []
     if ends_well(lambda: made.append(Images(**(arguments | replaced)))):
         assert ends_well(lambda: [made[0].tensors(), *made[0].batches(3)])
+
+
+class Pictures(list):
+    classes = "ab"
+
+
+@fuzz
+@given(odd(dict(dataset=0, size=0, like=0)), st.lists(st.tuples(ODD, ODD), max_size=2))
+def test_from_dataset(replaced, items):
+    square = PIL.Image.new("L", (4, 4)), 0
+    dark = Pictures([square, (PIL.Image.new("L", (4, 4), 9), 1), *items])
+    ends_well(lambda: Images.from_dataset(**(dict(dataset=dark, size=3, like=None) | replaced)))
+    ends_well(lambda: TRAIN.normalised(**{k: v for k, v in replaced.items() if k == "like"}))
 
 
 @fuzz

@@ -25,12 +25,13 @@ from d2lres.training import History, TrainingDiverged
 
 NAMES = list(EXPERIMENTS)
 TINY = dict(size=4, width=1, depths=[8], seeds=[1, 0], epochs=1, steps=1, batch_size=32)
-TINY |= dict(validation=20, longer=2, images=20, points=3, planes=1)
+TINY |= dict(validation=20, longer=2, images=20, points=3, planes=1, rates=[0.1])
 
 
 def tiny(name, **changes):
     settings = EXPERIMENTS[name].settings
-    return settings | {key: TINY[key] for key in settings if key in TINY} | changes
+    labels = dict(labels=dict(digits=[1], faces=[1]) if name == "transfer" else [1, 5])
+    return settings | {key: v for key, v in (TINY | labels).items() if key in settings} | changes
 
 
 def without_bn(*args, **options):
@@ -40,7 +41,8 @@ def without_bn(*args, **options):
 
 @pytest.fixture
 def few(monkeypatch):
-    """60 images for 6,000 or 60,000, and a small net for the notes' ResNet-18. What was loaded."""
+    """60 images for 6,000 or 60,000, 80 for other sets, and a small net for the notes' ResNet-18.
+    What was loaded."""
     x = torch.randint(0, 256, (60, 1, 4, 4), dtype=torch.uint8)
     loaded = []
 
@@ -51,6 +53,10 @@ def few(monkeypatch):
 
     monkeypatch.setattr(make_experiments, "fashion_mnist", fashion_mnist)
     monkeypatch.setattr(make_experiments, "notes_resnet18", without_bn)
+    for name, classes in (("digits", 10), ("faces", 2)):
+        other = Images(x, torch.arange(60) % classes, tuple("0123456789"[:classes]))
+        sets = other, other[:20]
+        monkeypatch.setitem(make_experiments.chapter("08_transfer"), name, lambda it=sets: it)
     return loaded
 
 
@@ -87,19 +93,20 @@ def whole(path, name, settings):
 
 
 def test_every_experiment_has_settings_and_a_quick_version():
-    assert {"benchmarks", "timm", *NAMES} == {path.stem for path in asset("results").glob("*.json")}
+    others = {"benchmarks", "timm", "checkpoint"}
+    assert others | set(NAMES) == {path.stem for path in asset("results").glob("*.json")}
     for name, experiment in EXPERIMENTS.items():
         full, quick = experiment.config(), experiment.config(quick=True)
         assert experiment.name == name and list(full) == list(quick) and full != quick
         assert quick["seeds"] == [0]
         if name != "recipe":  # one net, one seed
             twins = {"plain", "residual"} <= set(full["kinds"])
-            assert twins or name in ("remedies", "family", "orders")
+            assert twins or name in ("remedies", "family", "orders", "transfer", "thaw")
             assert full["seeds"] == [0, 1, 2, 3, 4]
-            for depth in full["depths"]:
+            for depth in full["depths"] if name not in ("transfer", "thaw") else ():
                 cifar_resnet(depth, width=1)  # no depth that does not exist
-        full["size"] = 1  # a copy
-        assert experiment.config()["size"] != 1
+        full["kinds"] = 1  # a copy
+        assert experiment.config()["kinds"] != 1
     assert min(EXPERIMENTS["thousand-layers"].settings["depths"]) > 1000
     full = EXPERIMENTS["recipe"].settings
     assert (full["batch_size"], full["size"], full["lr"], full["seeds"]) == (512, 96, 0.001, [0])
@@ -130,7 +137,8 @@ def test_a_run_is_plain_data_names_its_task_and_repeats(few, name):
     assert (first["kind"], first["depth"], first["seed"]) == (kind, 8, 3)
     assert json.loads(json.dumps(first)) == first
     torch.manual_seed(7)
-    assert run() == first and set(few) == {(tiny(name)["subset"], 4)}
+    subset = tiny(name).get("subset")
+    assert run() == first and set(few) == ({(subset, 4)} if subset else set())
 
 
 def test_a_run_depends_on_kind_depth_seed_and_settings(few):
@@ -289,7 +297,8 @@ def test_an_experiment_is_recorded_and_its_quick_version_beside_it(here, capsys,
     scores, losses = r"training loss \d\.\d{3}, accuracy \d+\.\d%, 0 s", r"loss [\d.]+ to [\d.]+"
     said = {"recipe": losses, "thousand-layers": losses}.get(name, scores)
     other = dict(gradients=r"first convolution's gradient [\de.-]+ with BN")
-    said = (other | dict(family=r"validation accuracy \d+\.\d%")).get(name, said)
+    other |= dict(family=r"validation accuracy \d+\.\d%", transfer=r"test accuracy \d+\.\d% .*")
+    said = (other | dict(thaw=r"1 labels \d+\.\d%, 5 labels \d+\.\d%")).get(name, said)
     kind = EXPERIMENTS[name].config()["kinds"][-1]
     assert re.search(f"^{kind}-8 seed 1: {said}$", out, re.MULTILINE)
     assert out.endswith(f"recorded in {os.path.join('results', name)}-quick.json\n") and err == ""
@@ -397,6 +406,12 @@ def test_a_shipped_record_is_whole_and_belongs_to_the_current_settings(name):
             longer = run["kind"].startswith("longer")
             assert lengths == {settings["longer" if longer else "epochs"]}
             assert math.isfinite(run["train"]["loss"]) and 0 <= run["test"]["accuracy"] <= 1
+        if name == "transfer":
+            labels = settings["labels"][run["kind"].split(",")[0]]
+            pairs = [(score["labels"], score["rate"]) for score in run["scores"]]
+            assert pairs == [(n, rate) for n in labels for rate in settings["rates"]]
+        if name == "thaw":
+            assert list(run["test"]) == ["5", "50"] and 0.1 < run["test"]["5"] <= 1
         if "lesion" in run:
             assert run["lesion"]["intact"] == run["test"]["accuracy"]
             assert len(run["lesion"]["without"]) == 7 and len(run["lesion"]["swapped"]) == 5

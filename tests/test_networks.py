@@ -162,6 +162,25 @@ NEAREST = {18: 20, 21: 20, 2: 8, np.int64(57): 56}
             for s in ("C", "a", None)
         ),
         *(
+            (
+                cifar_resnet,
+                dict(depth=20, in_channels=1, weights=w),
+                "weights must be 'fashion_mnist'",
+            )
+            for w in ("imagenet", "Fashion_MNIST", True, ["fashion_mnist"])
+        ),
+        *(
+            (
+                cifar_resnet,
+                dict(depth=20, in_channels=1, weights="fashion_mnist") | other,
+                "are those",
+            )
+            for other in (
+                *(dict(depth=8), dict(in_channels=3), dict(num_classes=2), dict(width=8)),
+                *(dict(residual=False), dict(shortcut="B")),
+            )
+        ),
+        *(
             (cifar_resnet, dict(depth=d), "depth must be a whole number from 1 on, not")
             for d in (0, -4, 20.0, "20", True, None, torch.tensor(20))
         ),

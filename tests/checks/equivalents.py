@@ -49,6 +49,20 @@ EQUIVALENT = {
     },
     "drop_path": {">= -> >": "torch.rand is hardly ever the rate itself"},
     "filter_normalised": {"1 -> 2": "0 / 2 is 0, too"},
+    "for_channels": {
+        "conv.weight.detach().sum -> conv.weight.sum": "a parameter is a leaf anyway",
+        "conv -> new #2": "a copy has the same weights",
+    },
+    "load_body": {
+        "name -> net": "what the error says is free",
+        "name -> own": "what the error says is free",
+    },
+    "freeze": {
+        "True -> False": "the mode is not used",
+        "part -> mode #4": "no network uses what train() of its children returns",
+        "parameter -> part": "part.requires_grad_ reaches all parameters",
+    },
+    "occlusion": {"with torch.no_grad(): -> if True:": "slower, and the same numbers"},
     "accumulate": {"+= -> = total +": NUMBER, "total += loss.item() -> total += loss": TENSOR},
     "whole_gradient": {
         "(g, n) -> (n, g)": ORDER,
