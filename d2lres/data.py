@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import io
 import os
-import sys
 import tempfile
 import time
 import warnings
@@ -95,43 +94,54 @@ class Images:
             if len(values) not in (1, x.shape[1]):
                 what = f"{name} must be one number, or one for each of {x.shape[1]} channels"
                 raise ValueError(f"{what}, not {len(values)} numbers.")
-            least = sys.float_info.min if name == "std" else 0  # smaller ones are 0 in float32
+            least = 1e-6 if name == "std" else 0
             object.__setattr__(self, name, tuple(number(name, v, least, 1) for v in values))
 
     @classmethod
-    def from_dataset(cls, dataset: Any, size: int | None = None, like: Any = None) -> "Images":
+    def from_dataset(cls, dataset: Any, size: int | None = None, *, like: Any = None) -> "Images":
         """All images of a torchvision data set, such as ImageFolder(folder) or CIFAR10(root).
 
-        dataset: pairs of a PIL image and a label, with `classes`; so it has no `transform`.
+        dataset: pairs of a PIL image and a label, with `classes`; so it has no `transform`. What is
+            transparent becomes white, and what a telephone has turned is turned back.
         size: each image's shorter side gets this length and its middle is cut out; None: all images
             have one size already.
         like: the training images, if these are for testing: the same channels, classes and
             normalisation. The default is one channel if all images are grey, else three, and these
             images' own mean and deviation.
-        Raises ValueError for what is no image, with its place, and for what does not fit together.
+        Raises ValueError for what is no image, and for what does not fit together.
         """
         from torchvision.transforms.functional import pil_to_tensor
 
         instance("like", like, (Images, type(None)), "the training Images")
-        if size is not None:
-            whole("size", size)
-        if not hasattr(dataset, "classes") or not len(dataset):
-            wanted = "a torchvision data set with classes and images, such as ImageFolder(folder)"
-            raise ValueError(f"dataset must be {wanted}, not {shown(dataset)}.")
-        if like and list(like.classes) != list(dataset.classes):
-            raise ValueError("its classes are not those of the training images, in their order.")
-        pictures, labels = zip(*(_item(dataset, i, size) for i in range(len(dataset))))
-        if len(sizes := {picture.size for picture in pictures}) > 1:
-            raise ValueError(f"the images have {len(sizes)} different sizes: choose one by size=.")
+        size = None if size is None else whole("size", size)
+        classes = getattr(dataset, "classes", None)
+        if not isinstance(classes, (list, tuple)) or not hasattr(dataset, "__getitem__"):
+            wanted = (
+                "a torchvision data set, such as ImageFolder(folder), with classes, a list of names"
+            )
+            raise ValueError(f"dataset must be {wanted}; set dataset.classes if it has none.")
+        if like and list(like.classes) != list(classes):
+            theirs = f"{', '.join(map(str, classes))}, not {', '.join(map(str, like.classes))}"
+            raise ValueError(f"the classes differ from those of the training images: {theirs}.")
+        pictures, labels = [], []
+        for i in range(len(dataset)):
+            picture, label = _item(dataset, i, size)
+            pictures.append(picture)
+            labels.append(label)
+            if picture.size != pictures[0].size:
+                what = f"item {i} has {picture.size} pixels and item 0 {pictures[0].size}"
+                raise ValueError(f"{what}: choose one size for all by size=.")
+        if not pictures:
+            raise ValueError("the data set has no images.")
         grey = len(like.images[0]) == 1 if like else all(p.mode == "L" for p in pictures)
         x = [pil_to_tensor(picture.convert("L" if grey else "RGB")) for picture in pictures]
-        return cls(torch.stack(x), torch.tensor(labels), tuple(dataset.classes)).normalised(like)
+        return cls(torch.stack(x), torch.tensor(labels), tuple(classes)).normalised(like)
 
     def normalised(self, like: Any = None) -> "Images":
         """The same images, with their own mean and deviation of each channel, or those of `like`.
 
-        Test images belong on the scale of the training images: `test.normalised(train)`.
-        Raises ValueError where all pixels of a channel are equal.
+        Test images belong on the scale of the training images: `test.normalised(train)`. A channel
+        of one value is not divided.
         """
         if instance("like", like, (Images, type(None)), "the training Images"):
             return replace(self, mean=like.mean, std=like.std)
@@ -140,9 +150,7 @@ class Images:
         levels = torch.arange(256).double() / 255
         mean = shares @ levels
         std = (shares * (levels - mean[:, None]) ** 2).sum(1).sqrt()
-        if not std.all():
-            raise ValueError("all pixels of a channel are equal: it has no deviation.")
-        return replace(self, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+        return replace(self, mean=tuple(mean.tolist()), std=tuple(std.where(std > 0, 1).tolist()))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -207,20 +215,31 @@ class Images:
 
 
 def _item(dataset: Any, i: int, size: int | None) -> tuple[Image.Image, int]:
-    """Picture i as it is to be looked at, in grey or in colour, and its label."""
+    """Picture i, in grey or in colour, upright and opaque, and its label."""
+    from torchvision.datasets.folder import default_loader
     from torchvision.transforms.functional import center_crop, resize
 
+    where = f"item {i} of the data set"
     try:
-        picture, label = dataset[i]
+        if getattr(dataset, "loader", None) is default_loader:  # which makes all of them RGB
+            where, label = dataset.samples[i]
+            picture: Any = Image.open(where)
+        else:
+            picture, label = dataset[i]
+        if not isinstance(picture, Image.Image):
+            raise ValueError(f"it is {shown(picture)}, not a PIL image: leave out transform=")
         if picture.mode[0] in "IF":
-            raise ValueError("it has more than 8 bits a pixel, and converting it would clip them")
-        picture = ImageOps.exif_transpose(picture)  # as telephones store them
-        picture = picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
-        label = whole("its label", label, 0)
+            raise ValueError("it has more than 8 bits a pixel: save it with 8")
+        kind = "L" if picture.mode in ("1", "L", "LA") else "RGB"
+        picture = ImageOps.exif_transpose(picture)
+        if "A" in picture.getbands() or "transparency" in picture.info:
+            white = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(white, picture.convert("RGBA"))
+        picture = picture.convert(kind)
+        label = whole("its label", label.item() if hasattr(label, "item") else label, 0)
+        return (center_crop(resize(picture, size), size) if size else picture), label
     except Exception as error:  # PIL and data sets raise whatever the file leads them to
-        what = f"item {i} of the data set is no pair of a PIL image and a label"
-        raise ValueError(f"{what}: {_reason(error)}") from error
-    return (center_crop(resize(picture, size), size) if size else picture), label
+        raise ValueError(f"{where} cannot be used: {_reason(error)}") from error
 
 
 def fashion_mnist(

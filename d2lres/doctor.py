@@ -23,7 +23,7 @@ def report() -> tuple[str, bool]:
         except Exception as error:  # whatever a broken installation raises
             ok, detail = False, str(error).partition("\n")[0]
         mark = "ok" if ok else ("MISSING" if needed else "optional")
-        lines.append(f"{mark:8} {name:12}{detail}" + f"\n{'':21}-> {remedy}" * (not ok))
+        lines.append(f"{mark:8} {name:13}{detail}" + f"\n{'':22}-> {remedy}" * (not ok))
         ready = ready and (ok or not needed)
     verdict = "can run here." if ready else "cannot run yet: see the lines marked MISSING."
     lines.append(f"The course {verdict}")
@@ -84,6 +84,8 @@ CHECKS: dict[str, tuple] = {  # name: what looks at it, the remedy, and whether 
     "matplotlib": (_package, "unset MPLBACKEND, or pip install --upgrade matplotlib", True),
     "d2l": (_package, COURSE, True),
     "ipywidgets": (_package, COURSE, True),
+    "scikit-image": (_package, f"{COURSE}, for chapter 08", True),
+    "scikit-learn": (_package, f"{COURSE}, for chapter 08", True),
     "jupyterlab": (_package, f"{COURSE}, unless you read the course in Colab", False),
     "Sample": (_sample, "install the course again", True),
 }

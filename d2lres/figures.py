@@ -173,7 +173,10 @@ def images(x, titles=None, columns=8, correct=None, alt=None) -> Figure:
     named = titles is None and hasattr(x, "labels")
     titles = [x.classes[label] for label in x.labels] if named else titles
     pixels = getattr(x, "images", x)
-    pixels = np.asarray(pixels.detach().cpu() if hasattr(pixels, "detach") else pixels)
+    try:
+        pixels = np.asarray(pixels.detach().cpu() if hasattr(pixels, "detach") else pixels)
+    except (TypeError, ValueError) as error:  # lists of what are no numbers
+        raise ValueError(f"images needs a tensor (N, 1, H, W), not {shown(x)}.") from error
     channels = (1, 3) if pixels.dtype == np.uint8 else (1,)
     fits = pixels.ndim == 4 and pixels.shape[1] in channels and pixels.size
     if not fits or pixels.dtype.kind not in "uif":
@@ -197,12 +200,12 @@ def images(x, titles=None, columns=8, correct=None, alt=None) -> Figure:
                 colour, mark = (BLUE, "") if correct[i] else (VERMILLION, "× ")
             style = dict(size=10, color=shade(colour), ha="center", parse_math=False)
             ax.text(x, y + side + 5, mark + titles[i], **style)
-    shown = f": {', '.join(titles)}." if named else "."
-    shown += " Wrong predictions are crossed and vermillion, right ones blue." * bool(
+    listed = f": {', '.join(titles)}." if named else "."
+    listed += " Wrong predictions are crossed and vermillion, right ones blue." * bool(
         correct and titles
     )
     kind = "grey" if pixels.shape[1] == 1 else "coloured"
-    fig.alt = alt or f"A grid of {len(pixels)} small {kind} pictures, {columns} to a row{shown}"
+    fig.alt = alt or f"A grid of {len(pixels)} small {kind} pictures, {columns} to a row{listed}"
     return fig
 
 

@@ -160,6 +160,7 @@ def cifar_resnet(
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if not residual or own != {name: tensor.shape for name, tensor in state.items()}:
         theirs = "cifar_resnet(20, in_channels=1) with all other arguments at their defaults"
-        raise ValueError(f"the weights 'fashion_mnist' are those of {theirs}.")
+        what = f"the weights 'fashion_mnist' are those of {theirs}"
+        raise ValueError(f"{what}: build that, then change its layers.")
     model.load_state_dict(state)  # which turns float16 into float32
     return model

@@ -67,6 +67,8 @@ def check(run: Any) -> None:
     if run.test is not None and (run.test.mean, run.test.std) != (run.train.mean, run.train.std):
         what = "train and test are normalised by different means or deviations"
         raise ValueError(f"{what}: pass test.normalised(train).")
+    if run.test is not None and list(run.test.classes) != list(run.train.classes):
+        raise ValueError("train and test have different classes, or the same in another order.")
     if len(run.train) < 2:
         raise ValueError("train needs at least two images.")
     run.smallest = len(run.train) % run.batch_size or min(run.batch_size, len(run.train))

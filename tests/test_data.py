@@ -284,11 +284,6 @@ U8, I64 = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch
                 ("std", None),
             )
         ),
-        (
-            Images(U8 // 255, I64).normalised,
-            (),
-            "pixels of a channel are equal: it has no deviation",
-        ),
         (Images(U8, I64).normalised, ("train",), "like must be the training Images, not 'train'"),
         (partial(Images(U8, I64).batches, generator=OFF_CPU), (2,), "generator must be on the CPU"),
         *(
@@ -333,6 +328,9 @@ def test_fit_refuses_test_images_on_another_scale():
     ):
         fit(cifar_resnet(8, in_channels=1, width=1), train, test, epochs=1)
     fit(cifar_resnet(8, in_channels=1, width=1), train, test.normalised(train), epochs=2)
+    other = replace(test.normalised(train), classes=data.CLASSES[::-1])
+    with pytest.raises(ValueError, match="train and test have different classes, or the same in"):
+        fit(cifar_resnet(8, in_channels=1, width=1), train, other, epochs=2)
 
 
 @pytest.fixture
@@ -356,9 +354,9 @@ def test_a_folder_of_pictures_becomes_images_cut_to_their_middle_and_turned_upri
     assert images.images[0, :, 4, 4].tolist() == [200, 30, 10]
     dark, light = images.images[1, 0, :3].float().mean(), images.images[1, 0, -3:].float().mean()
     assert light > 150 > 50 > dark  # the coloured half is below now
-    test = Images.from_dataset(ImageFolder(folder), 8, images[:2])
+    test = Images.from_dataset(ImageFolder(folder), 8, like=images[:2])
     assert (test.mean, test.std) == (images.mean, images.std)
-    with pytest.raises(ValueError, match="have 2 different sizes: choose one by size="):
+    with pytest.raises(ValueError, match=r"item 1 has \(12, 30\) pixels and item 0 \(20, 10\)"):
         Images.from_dataset(ImageFolder(folder))
     fit(cifar_resnet(8, 2, width=1), images, test, epochs=2, batch_size=2)
 
@@ -403,17 +401,48 @@ def test_grey_pictures_have_one_channel_and_mixed_ones_three_unless_like_says_ot
     assert Images.from_dataset(Pictures([(SPOT.convert("LA"), 0)])).images.shape[1] == 1
 
 
+def test_transparent_pixels_are_white_and_a_constant_channel_is_left_undivided():
+    logo = PIL.Image.new("RGBA", (4, 4), (9, 9, 9, 0))
+    logo.putpixel((1, 2), (0, 250, 0, 255))
+    images = Images.from_dataset(Pictures([(logo, torch.tensor(1))]), size=np.int64(4))
+    assert images.images[0, :, 0, 0].tolist() == [255] * 3 and images.labels.tolist() == [1]
+    assert images.images[0, :, 2, 1].tolist() == [0, 250, 0]
+    green = Images.from_dataset(Pictures([(PIL.Image.new("RGB", (2, 2), (0, 7, 0)), 0)]))
+    assert green.std == (1, 1, 1) and not green.tensors()[0].any()
+
+
+def test_a_folder_of_grey_pictures_has_one_channel_and_one_of_16_bits_is_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    SPOT.save(tmp_path / "a" / "0.png")
+    assert Images.from_dataset(ImageFolder(tmp_path)).images.shape == (1, 1, 5, 6)
+    PIL.Image.fromarray(np.full((5, 6), 900, np.uint16)).save(tmp_path / "a" / "1.png")
+    with pytest.raises(ValueError, match=r"1\.png cannot be used: it has more than 8 bits a pixel"):
+        Images.from_dataset(ImageFolder(tmp_path))
+
+
+def with_classes(names):
+    dataset = Pictures([(GREY, 0)])
+    dataset.classes = names
+    return dataset
+
+
 @pytest.mark.parametrize(
     "dataset, message",
     [
-        ([], "dataset must be a torchvision data set with classes and images"),
-        (Pictures(), "dataset must be a torchvision data set with classes and images"),
-        (Pictures([(GREY, 0), (torch.zeros(1, 5, 6), 0)]), "item 1 .* no pair of a PIL image and"),
+        (CIFAR10, "dataset must be a torchvision data set"),
+        (with_classes(None), "with classes, a list of names; set dataset.classes if it has none"),
+        (with_classes("cat"), "with classes, a list of names; set dataset.classes if it has none"),
+        ([], "dataset must be a torchvision data set, such as ImageFolder"),
+        (Pictures(), "the data set has no images"),
+        (
+            Pictures([(GREY, 0), (torch.zeros(1, 5, 6), 0)]),
+            "item 1 .*, not a PIL image: leave out tr",
+        ),
         (Pictures([(GREY, 0.5)]), "item 0 .*its label must be a whole number from 0 on, not 0.5"),
         (Pictures([(GREY, 0), (SPOT, 2)]), "labels must be 0 to 1, one for each name in classes"),
-        (Pictures([(SPOT.convert("I"), 0)]), "item 0 .*more than 8 bits a pixel"),
-        (Pictures([(SPOT, 0), (GREY.resize((3, 3)), 0)]), "2 different sizes: choose one by size="),
-        (Pictures([7]), "item 0 of the data set is no pair"),
+        (Pictures([(SPOT.convert("I"), 0)]), "item 0 .*more than 8 bits a pixel: save it with 8"),
+        (Pictures([(SPOT, 0), (GREY.resize((3, 3)), 0)]), "item 1 has .*: choose one size for all"),
+        (Pictures([7]), "item 0 of the data set cannot be used"),
     ],
 )
 def test_what_is_no_data_set_of_pictures_is_refused_with_its_place(dataset, message):
@@ -424,13 +453,15 @@ def test_what_is_no_data_set_of_pictures_is_refused_with_its_place(dataset, mess
 def test_test_images_must_have_the_training_images_classes(folder):
     images = Images.from_dataset(ImageFolder(folder), size=8)
     (folder / "bee").rename(folder / "aphid")
-    with pytest.raises(ValueError, match="classes are not those of the training images"):
+    with pytest.raises(
+        ValueError, match="classes differ from those of the training images: ant, aphid, not"
+    ):
         Images.from_dataset(ImageFolder(folder), size=8, like=images)
 
 
-def test_a_picture_that_cannot_be_opened_is_named_by_its_place(folder):
+def test_a_picture_that_cannot_be_opened_is_named(folder):
     (folder / "bee" / "0.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="item 2 of the data set.*cannot identify image file"):
+    with pytest.raises(ValueError, match=r"0\.png cannot be used: cannot identify image file"):
         Images.from_dataset(ImageFolder(folder), size=8)
 
 

@@ -59,7 +59,7 @@ def test_the_wheel_alone_runs_the_doctor_and_finds_its_records(wheel, tmp_path):
     code += "print(type(make_experiments.chapter('07_the_family')['small']('base')).__name__)"
     said = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
     assert said.startswith(str(tmp_path))
-    assert "Sample      Fashion-MNIST, 6,000 + 2,000 images, bundled" in said
+    assert "Sample       Fashion-MNIST, 6,000 + 2,000 images, bundled" in said
     assert said.endswith("degradation\nResNet\n") and "can run here" in said
 
 

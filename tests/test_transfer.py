@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import torchvision
 from make_experiments import chapter
 
 from d2lres import cifar_resnet
@@ -61,3 +62,23 @@ def test_the_lines_on_onnx_give_the_networks_logits(tmp_path, monkeypatch):
     assert names["logits"].shape == (200, 10)
     with torch.no_grad():
         np.testing.assert_allclose(names["logits"], NET(IMAGES), atol=1e-4)
+
+
+def test_the_cells_on_imagenet_run_where_the_weights_can_be_had(monkeypatch, capsys):
+    """With random weights in their place, as no test reaches the network."""
+    source = asset("../notebooks/src/08_transfer.py").read_text(encoding="utf-8")
+    begin, end = source.index("import contextlib"), source.index("# ## Out of Python")
+    state = torchvision.models.resnet18().state_dict()
+    monkeypatch.setattr(
+        torchvision.models.ResNet18_Weights, "get_state_dict", lambda *_, **__: state
+    )
+    names = chapter("08_transfer") | dict(torch=torch)
+    exec(source[begin:end], names)
+    loaded, first, second, picture = capsys.readouterr().out.splitlines()
+    assert loaded == "<All keys matched successfully>" and picture.startswith("Grad-CAM")
+    assert first.count("%") == second.count("%") == 5
+    theirs = torchvision.models.resnet18()
+    theirs.load_state_dict(state)
+    with torch.no_grad():
+        chances = theirs.eval()(names["batch"]).softmax(1)
+    torch.testing.assert_close(names["chances"], chances)

@@ -163,6 +163,23 @@ RIGHT = {
 
 WRONG = {
     "for_channels": [
+        (
+            "shared.repeat(1, channels, 1, 1)",
+            "shared.expand(-1, channels, -1, -1)",
+            "shares memory",
+        ),
+        (
+            "    new.weight = nn.Parameter(shared.repeat(1, channels, 1, 1))\n",
+            "    del new.weight\n    new.register_buffer('weight', shared.repeat(1, channels, 1, 1))\n",
+            "its parameters should be",
+        ),
+        (
+            "    new = copy.deepcopy(conv)\n",
+            "    new = nn.Conv2d(channels, conv.out_channels, conv.kernel_size, conv.stride, "
+            "conv.padding[0] if isinstance(conv.padding, tuple) else conv.padding, conv.dilation, "
+            "bias=conv.bias is not None, padding_mode=conv.padding_mode)\n",
+            "",
+        ),
         (".sum(1, keepdim=True) / channels", ".sum(1, keepdim=True)", "times as large"),
         (".sum(1, keepdim=True) / channels", ".mean(1, keepdim=True)", "times as large"),
         (".sum(1, keepdim=True) / channels", "[:, :1]", "on grey images the output"),
@@ -184,7 +201,7 @@ WRONG = {
         ("return new", "return new.weight", "return a new nn.Conv2d"),
         ("return new", "return new.requires_grad_(False)", "a parameter that learns"),
         ("return new", "return new.float()", "a parameter that learns, of torch.float64"),
-        ("return new", "new.bias = None\n    return new", "the bias is as in conv"),
+        ("return new", "new.bias = None\n    return new", "its parameters should be weight, bias"),
         ("return new", "return new.eval()", "training should be"),
         ("/ channels", "/ 3", "times as large"),
         (
@@ -194,12 +211,29 @@ WRONG = {
         ),
     ],
     "load_body": [
+        ('f"{head}."', '"fc."', "classifier.2"),
+        ('name.startswith(f"{head}.")', 'name.split(".")[0] == head', "classifier.2"),
+        ('name.startswith(f"{head}.")', 'f"{head}." in name', "se.fc.weight is missing"),
+        (
+            "    net.load_state_dict(",
+            "    if unfit:\n        unfit = [n for n in own if n.startswith(head + '.')]\n"
+            "    net.load_state_dict(",
+            "should be",
+        ),
+        ("state[n].shape != t.shape", "state[n].numel() != t.numel()", ""),
+        ("state[n].shape != t.shape", "state[n].shape[:1] != t.shape[:1]", ""),
+        ("set(state) - set(own)", "set(state) - set(own) if len(state) > len(own) else set()", ""),
+        (
+            "    net.load_state_dict({n: t for n, t in state.items() if n not in unfit}, strict=False)\n",
+            "    for n, t in net.named_parameters():\n        t.data = state.get(n, t).clone()\n",
+            "",
+        ),
         ("return sorted(unfit)", "return unfit", ""),
-        ("return sorted(unfit)", "return tuple(sorted(unfit))", "yours gives"),
-        ("return sorted(unfit)", "return len(unfit)", "yours gives"),
+        ("return sorted(unfit)", "return tuple(sorted(unfit))", "the list should be"),
+        ("return sorted(unfit)", "return len(unfit)", "the list should be"),
         ("return sorted(unfit)", "return [head] if unfit else []", "should be"),
         ("return sorted(unfit)", "return sorted(set(own) - set(unfit))", "should be"),
-        ('f"{head}."', "head", "fc_old.weight"),
+        ('f"{head}."', "head", "fc_old.bias is missing"),
         (" or state[n].shape != t.shape", "", "your code raised RuntimeError"),
         ("n not in state or ", "n in state and ", ""),
         (
@@ -241,6 +275,24 @@ WRONG = {
         ),
     ],
     "freeze": [
+        (
+            "    part.train = lambda mode=True: part\n",
+            "    type(part).train = lambda self, mode=True: self\n",
+            "changes the class",
+        ),
+        ("    part.eval()\n", "    part.eval()\n    part.forward = lambda x: x\n", ""),
+        (
+            "    part.train = lambda mode=True: part\n",
+            "    for m in part.modules():\n        if isinstance(m, (nn.BatchNorm2d, nn.Dropout)):\n"
+            "            m.train = lambda mode=True, m=m: m\n",
+            "at random",
+        ),
+        (
+            "        parameter.requires_grad_(False)\n        parameter.grad = None\n",
+            "        if parameter.requires_grad:\n            parameter.requires_grad_(False)\n"
+            "            parameter.grad = None\n",
+            "has moved",
+        ),
         ("    part.train = lambda mode=True: part\n", "", "has moved"),
         ("    part.eval()\n", "", ""),
         ("        parameter.requires_grad_(False)\n", "", "has moved"),
@@ -278,6 +330,8 @@ WRONG = {
         ),
     ],
     "occlusion": [
+        ("for module in net.modules()}", "for module in net.children()}", "the mode of"),
+        ("for module in net.modules()}", "for module in [net, *net.children()]}", "the mode of"),
         (
             "whole - net(hidden)[range(n), classes]",
             "net(hidden)[range(n), classes] - whole",
