@@ -71,7 +71,8 @@ def main(seeds: list[int]) -> None:
         for name, tensor in trained[SHIPPED][0].state_dict().items()
     }
     torch.save(state, WEIGHTS)
-    net = cifar_resnet(20, in_channels=1, weights="fashion_mnist")
+    net = cifar_resnet(20, in_channels=1)
+    net.load_state_dict(torch.load(WEIGHTS, weights_only=True))
     card = dict(
         network="cifar_resnet(20, in_channels=1)",
         data="Fashion-MNIST, all 60,000 training images (MIT licence, Zalando)",

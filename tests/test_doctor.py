@@ -32,7 +32,7 @@ def broken(error):
 
 
 NMS = "operator torchvision::nms does not exist"
-OTHER_BUILD = f"MISSING  torchvision {NMS}.*both from one source"
+OTHER_BUILD = f"MISSING  torchvision  {NMS}.*both from one source"
 EXTRA = r"pip install 'd2lres\[course\]'"
 
 

@@ -21,7 +21,7 @@
 # The course ships one trained network: `cifar_resnet(20, in_channels=1)`, trained for 20 epochs on all 60,000 training images of Fashion-MNIST.
 # Its file is a **state dict**: names and tensors, and no code.
 #
-# **Predict**: the tensors in the file have 16 bits a number.
+# **Predict**: the weights in the file have 16 bits a number.
 # Which type have the parameters of a network that loads them?
 
 # %%
@@ -41,7 +41,7 @@ print("in the network:", net.conv1.weight.dtype)
 # %% [markdown]
 # `torch.float32`: loading copies numbers into the parameters that are there, and these keep their type.
 # `strict=True`, the default, refuses a file in which a name is missing or left over.
-# `weights_only=True`, the default as well since PyTorch 2.6, reads no code from it.
+# `weights_only=True`, the default as well since PyTorch 2.6, loads tensors and plain containers only, and runs no code from the file.
 #
 # In the style of torchvision's `weights=` it is one line.
 #
@@ -62,7 +62,7 @@ print("recorded, all 10,000 test images, five seeds:", *(f"{a:.2%}" for a in acc
 print(
     f"the shipped file, seed {card['shipped']['seed']}: {card['shipped']['test']['accuracy']:.2%}"
 )
-assert score.accuracy > 0.93 and min(accuracies) > 0.93
+assert score.accuracy > 0.93 and min(accuracies) > 0.94
 
 # %% [markdown]
 # About 94 %.
@@ -99,7 +99,7 @@ inputs = {
     "0 to 255": pixels * 255,
     "black and white exchanged": (1 - pixels - 0.2860) / 0.3530,
 }
-found = {name: accuracy(net, x, y) for name, x in inputs.items()}
+found = {name: accuracy(net, images, y) for name, images in inputs.items()}
 for name, share in found.items():
     print(f"{name:30} {share:6.1%}")
 best, imagenet, unscaled, raw, exchanged = found.values()
@@ -308,8 +308,8 @@ assert changed["always the same"] > changed["highest"] + 0.03
 
 # %% [markdown]
 # At the same place in all images, which needs no map: 20 %.
-# The neckline tells tops apart, and most classes are tops.
-# At the highest place of the map it is 13 %, about three times as many as at the lowest, and more than at a random place on the object (8 %).
+# On a top that place is at the neckline, which may be why; four of the ten classes are tops, and the cell does not count by class.
+# At the highest place of the map it is 13 %, at the brightest place, which needs no network, 10 %, at a random place on the object 8 %, and at the lowest 4 %.
 # So the map finds places that matter more than others, and not those that matter most.
 #
 # Where does the network look when it is wrong?
@@ -393,18 +393,19 @@ assert found["pixels"] > found["stage 2"] + 0.02 > found["stage 3"] + 0.1
 assert min(near["faces"].values()) > 0.9
 
 # %% [markdown]
-# With the pixels, 98 %, then stage 2 with 92 %; stage 3 has 80 %, which untrained networks reach, too (75 to 80 %).
-# What the last stage learned for clothes is of no use for digits.
+# With the pixels, 98 %, then stage 2 with 92 %.
+# Stage 3 has 80 %: by this count it is no better for digits than that of the best of five untrained networks (75 to 80 %).
 # For faces all stages of the trained network are within two points of the pixels; one of 120 images is a point.
 #
 # ## Freeze, train on, or begin anew
+# To **freeze** a part is to keep its numbers as they are while the rest trains.
 # A new task has other classes, so the last layer is always new.
 # Below it there are several ways:
-# - a **linear probe** freezes everything else
+# - a **linear probe** freezes everything but the last layer
 # - **fine-tuning** trains everything, or the last stage, on from its trained weights
 # - training **from scratch** begins with random weights
 #
-# `parts` cuts the network in eleven parts, and `reuse` trains those above the first `frozen`.
+# `parts` cuts the network into eleven parts, and `reuse` trains those above the first `frozen`.
 
 
 # %%
@@ -430,7 +431,7 @@ def few(pool, count, seed):
 
 # %%
 def reuse(net, frozen, train, rate, seed, steps=200, batch_size=32):
-    """A copy of the net with a new last layer, trained without its first `frozen` parts."""
+    """A copy of the net with a new last layer, its first `frozen` parts kept, the others trained."""
     net = copy.deepcopy(net)
     torch.manual_seed(seed)
     net.fc = nn.Linear(net.fc.in_features, len(train.classes))
@@ -452,6 +453,7 @@ def reuse(net, frozen, train, rate, seed, steps=200, batch_size=32):
 
 # %% [markdown]
 # **Predict**: with ten labels a class, which of the four reads digits best, and which worst: a linear probe, fine-tuning of the last stage or of all, or training from scratch?
+# The rates are set by hand here; the recorded experiment below chooses them.
 
 # %% tags=["nbval-ignore-output", "reason: accuracies differ a little between machines"]
 pool, unseen = sets["digits"]
@@ -479,12 +481,14 @@ assert shares["linear probe"] == min(shares.values())
 # The recorded experiment has 5 to 100 labels a class and two data sets (`python -m d2lres experiment transfer`).
 # Five seeds draw labels, new layers and batches; all of them start from the one shipped network.
 # All train for 200 steps.
-# Each way has three learning rates, 0.01, 0.1 and 1; for each number of labels the one counts that has the best mean accuracy on images left over, in a tie the smallest, so the test images choose nothing.
+# Each way has three learning rates, 0.01, 0.1 and 1.
+# For each number of labels the rate with the best mean accuracy on the images left over counts, and in a tie the smallest.
+# So the test images choose nothing.
 #
 # **Predict**: for digits and for faces, at which numbers of labels is the linear probe better than training from scratch?
 
 # %%
-HOW = {
+HOW = {  # where it starts, and how many parts are frozen
     "linear probe": ("trained", 10),
     "last stage": ("trained", 7),
     "all": ("trained", 0),
@@ -517,7 +521,7 @@ def best(which):
 # %%
 transfer = {which: best(which) for which in sets}
 for which, table in transfer.items():
-    print(f"{which}: test accuracy in %, mean of five seeds and half a 95 % interval")
+    print(f"{which}: test accuracy in %, mean of five seeds and half a 95 % interval (Student's t)")
     for way, row in table.items():
         cells = [
             f"{n:4}: {a.mean():4.1f} ± {2.776 * a.std(ddof=1) / 5**0.5:4.1f}"
@@ -538,6 +542,7 @@ def wins(which, way, other):
 
 
 pairs = [("linear probe", "from scratch"), ("linear probe", "all"), ("all", "from scratch")]
+pairs.append(("last stage", "from scratch"))
 won = {pair: {which: wins(which, *pair) for which in sets} for pair in pairs}
 for (way, other), by_set in won.items():
     print(f"{way} better than {other}:", *(f"\n   {which} {n}" for which, n in by_set.items()))
@@ -546,14 +551,17 @@ assert set(won["all", "from scratch"]["digits"].values()) == {5}
 assert set(won["linear probe", "all"]["digits"].values()) == {0}
 assert won["linear probe", "from scratch"]["digits"] == {5: 1, 10: 0, 50: 0, 100: 0}
 assert min((scratch[n] - probe[n]).mean() for n in probe) > 10
+assert min(won["last stage", "from scratch"]["digits"].values()) > 3
 assert all(2.5 < (all_[n] - scratch[n]).mean() < 16 for n in all_)
 
 # %% [markdown]
 # For digits at none: on the mean it is 11 to 21 points *behind* training from scratch, which sees the same few labels.
 # For faces it is 5 points ahead with five labels a class, with three of five seeds, and not with 10 or 25: too close for five seeds and 80 test images.
 #
-# Fine-tuning all beats training from scratch on digits at every number of labels and with every seed, by 3 to 15 points on the mean.
-# For faces it is ahead with three, four and five of five seeds.
+# With 200 steps for each, fine-tuning all beats training from scratch on digits at every number of labels and with every seed, by 3 to 15 points on the mean.
+# The last stage alone is ahead as well, with four or five of five seeds.
+# For faces both are ahead with three to five of five.
+# Longer training is not tried.
 #
 # Is the probe bad, or badly trained?
 # Its features are fixed, so a probe can be trained to its end: as a logistic regression, scikit-learn's with its usual penalty.
@@ -590,16 +598,17 @@ assert np.mean(regressions[100, False]) < np.mean(scratch[100]) - 1
 # %% [markdown]
 # Neither.
 # Trained to its end the probe has about 85 %, not 78 %, and without the average about 92 %.
-# So a part was lost by short training and a part in the average, and with both mended it is still behind.
+# The regression differs in more than the number of steps: its features are standardised, and it has a penalty.
+# So a part was lost in how the probe was trained and a part in the average, and with both changed it is still behind.
 
 # %% [markdown]
 # ## How far back does it pay to thaw?
-# Freeze the first parts and train the others: the number of frozen parts says how **general** the features are up to there.
+# Freeze the first parts and train the others: the accuracy that is left says how **general** the frozen features are.
 # What is not frozen may start from random weights, which is the experiment of Yosinski et al. (2014), or from its trained ones.
 # Digits, 200 steps at the rate 0.1, five seeds (`python -m d2lres experiment thaw`).
 #
 # **Predict**: with 5 labels a class, how many of the eleven parts are best frozen if the rest begins anew?
-# And if it is trained on, of which the table above has 0, 7 and 10?
+# And if the rest is trained on? (The table above has 0, 7 and 10.)
 
 # %%
 thaw = {}
@@ -637,7 +646,7 @@ assert (anew[7] > anew[0]).all() and (anew[8] > anew[0]).all() and (anew[2] < an
 # %% [markdown]
 # Begun anew: seven or eight.
 # There the network reads 82 % of the digits, 11 points more than from scratch, and 7 more than with seven *random* frozen parts below the same new layers, each with five of five seeds.
-# Trained on: none on the mean, but up to five frozen parts are too close for five seeds.
+# Trained on: none on the mean, 87 %; with five frozen parts it is 84 %, with three of five seeds below and two above.
 #
 # Both curves fall at the end, where the last blocks are frozen.
 # With 50 labels and at this rate the last block makes the difference between 71 and 89 %; a last layer that is trained to its end has 82 %, so seven points are left.
@@ -669,9 +678,9 @@ assert all("running" in name or "num_batches" in name for name in moved)
 assert accuracy(frozen, x, y) < accuracy(net, x, y) - 0.02
 
 # %% [markdown]
-# The running means and variances of BN and its counters of batches, 19 of each: they are no parameters, and follow every batch that passes in train mode.
+# The running means and variances of BN and its counters of batches, 19 of each: they are not parameters, and follow every batch that passes in train mode.
 # The accuracy falls from 94 to 89 %.
-# `model.train()` at the head of each epoch brings every layer back into train mode, also one that you had put into eval mode before.
+# `model.train()` at the start of each epoch brings every layer back into train mode, also one that you had put into eval mode before.
 # So `reuse` above keeps its lower part in eval mode, in a module of its own; exercise 3 does it for any network.
 #
 # **An optimizer holds what is frozen.**
@@ -709,13 +718,13 @@ assert list(found.values()) == [[False] * 3, [True, True, False], [True] * 3]
 
 # %% [markdown]
 # None of it moves a weight whose gradient is `None`: PyTorch's SGD passes over it.
-# A gradient of zeros is a gradient, and then weight decay alone moves the weight, and momentum alone does.
+# A gradient of zeros is a gradient: then weight decay alone moves the weight, and so does momentum alone, if the weight was trained before.
 # A gradient that was left over needs neither.
 # So both sides are right, each under its condition.
-# Who gives the optimizer only what is to be trained need not know it.
+# If you give the optimizer only what is to be trained, none of this matters.
 #
 # **Names that do not fit.**
-# `strict=False` is there for a missing head.
+# `strict=False` is there for a missing last layer.
 # A file saved from `DataParallel` has `module.` before each name.
 #
 # **Predict**: what does `strict=False` load from it, and what does it do where a shape differs?
@@ -763,7 +772,7 @@ assert left[0.001][1] > left[0.001][0] + 0.03 and max(left[0.1]) < 0.5
 # %% [markdown]
 # At the rate 0 no weight moves, and 87 % are left: that is BN's doing, and with the old statistics it is 94 again.
 # At 0.001 it is 81, and 92 with the old statistics.
-# At 0.1 the weights themselves have forgotten: 16 %, with either (each in this run).
+# At 0.1 it is 16, and the old statistics bring nothing back (each in this run).
 #
 # **Images that it has seen.**
 # The sample's training images are part of the 60,000 that it was trained on.
@@ -777,7 +786,7 @@ assert leak > accuracy(net, x, y) + 0.01
 
 # %% [markdown]
 # By one and a half points, for this network and these images; part of it may be chance.
-# Whoever validates on them takes memory for skill, so know what a pretrained network was trained on.
+# Who validates on such images may take memory for skill: know what a pretrained network was trained on.
 #
 # **Sixteen bits.**
 # The file has float16.
@@ -906,7 +915,7 @@ assert big is None or chances.shape == (2, len(weights.meta["categories"]))
 #
 # **Predict**: how far are the logits of the exported program from those of the network?
 
-# %%
+# %% tags=["nbval-ignore-output", "reason: the last digits of logits differ between machines"]
 import io
 
 images = torch.export.Dim("images", min=1, max=4096)
@@ -917,11 +926,11 @@ file.seek(0)
 again = torch.export.load(file).module()
 with torch.no_grad():
     far = (again(x[:100]) - net(x[:100])).abs().max().item()
-print("graph nodes:", len(program.graph.nodes), "  within 1e-4:", far < 1e-4)
+print(f"graph nodes: {len(program.graph.nodes)}, largest difference {far:.0e}")
 assert far < 1e-4
 
 # %% [markdown]
-# Rounding.
+# By less than 10⁻⁴ (the assert), and in this run not at all.
 # With `onnx` and `onnxscript` installed, the same program becomes an ONNX file, which `onnxruntime` and others run without PyTorch; a test of this course runs these lines and compares the logits:
 #
 # ```python
@@ -1071,18 +1080,19 @@ check.occlusion(occlusion)
 
 # %% [markdown]
 # ## Summary
-# - A wrongly normalised input takes the shipped network from 94 % to between 16 and 54 %, without an error (four wrong inputs).
-# - The later the stage, the more often the nearest neighbour of a piece of clothing has its class: 74, 87, 92 %. For digits stage 2 is best (92 %), and stage 3 as good as untrained (80 %).
-# - In the last stage of the shipped network Grad-CAM is the positive part of the class activation map, divided by the number of positions (200 images). Where it is highest, covering changes more predictions than on the object at random, and fewer than at every neckline.
-# - On digits fine-tuning all beats training from scratch, with 5 to 100 labels a class and five of five seeds. A linear probe is worse than scratch with four or five of five, also when trained to its end (50 and 100 labels). For faces five seeds decide little.
-# - With 5 labels a class, seven trained parts below new ones beat training from scratch by 11 points, and seven random parts by 7 (digits, one rate, five seeds).
+# - A wrong input takes the shipped network from 94 % to between 16 and 54 %, without an error (four of them).
+# - The later the stage, the more often the nearest neighbour of a piece of clothing has its class: 74, 87, 92 % (one network, 1,000 images). For digits stage 2 is best (92 %), and stage 3 no better than the best of five untrained ones (80 %).
+# - In the last stage of the shipped network Grad-CAM is the positive part of the class activation map, divided by the number of positions. Covering its highest place changes more predictions than covering a random place on the object, and fewer than covering one fixed place in all images.
+# - On digits fine-tuning all beats training from scratch, with 5 to 100 labels a class, 200 steps and five of five seeds. A linear probe is worse than scratch with four or five of five; trained to its end it is worse with five of five (50 and 100 labels). For faces five seeds decide little.
+# - With 5 labels a class, new layers on seven trained parts are 11 points better than training from scratch, and 7 better than the same layers on seven random parts (digits, one rate, five seeds).
 # - `requires_grad = False` does not stop BN's statistics, and `strict=False` may load nothing. Weight decay moves a frozen weight whose gradient is zeros, not `None` (SGD).
-# - After 200 steps on digits the network has lost clothes: at a small rate mostly by BN's statistics, at a large one by its weights (one run).
+# - After 200 steps on digits clothes are read worse: at 0.001 the old BN statistics bring most of it back, at 0.1 nothing (one run).
 
 # %% [markdown]
 # ## Further reading
 # - Jason Yosinski et al., *How transferable are features in deep neural networks?*, 2014 (arXiv 1411.1792).
 # - Simon Kornblith, Jonathon Shlens, Quoc Le, *Do Better ImageNet Models Transfer Better?*, 2019 (arXiv 1805.08974).
+# - Guillaume Alain, Yoshua Bengio, *Understanding intermediate layers using linear classifier probes*, 2016 (arXiv 1610.01644).
 # - Kaiming He, Ross Girshick, Piotr Dollár, *Rethinking ImageNet Pre-training*, 2018 (arXiv 1811.08883).
 # - Bolei Zhou et al., *Learning Deep Features for Discriminative Localization*, 2016 (arXiv 1512.04150).
 # - Ramprasaath Selvaraju et al., *Grad-CAM*, 2017 (arXiv 1610.02391).
