@@ -917,13 +917,16 @@ assert big is None or chances.shape == (2, len(weights.meta["categories"]))
 
 # %% tags=["nbval-ignore-output", "reason: the last digits of logits differ between machines"]
 import io
+import warnings
 
 images = torch.export.Dim("images", min=1, max=4096)
 program = torch.export.export(net.eval(), (x[:2],), dynamic_shapes=({0: images},))
 file = io.BytesIO()
 torch.export.save(program, file)
 file.seek(0)
-again = torch.export.load(file).module()
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # some releases speak of their own buffers
+    again = torch.export.load(file).module()
 with torch.no_grad():
     far = (again(x[:100]) - net(x[:100])).abs().max().item()
 print(f"graph nodes: {len(program.graph.nodes)}, largest difference {far:.0e}")
@@ -1080,12 +1083,12 @@ check.occlusion(occlusion)
 
 # %% [markdown]
 # ## Summary
-# - A wrong input takes the shipped network from 94 % to between 16 and 54 %, without an error (four of them).
+# - A wrong input takes the shipped network from 94 % to between 16 and 54 %, without an error.
 # - The later the stage, the more often the nearest neighbour of a piece of clothing has its class: 74, 87, 92 % (one network, 1,000 images). For digits stage 2 is best (92 %), and stage 3 no better than the best of five untrained ones (80 %).
 # - In the last stage of the shipped network Grad-CAM is the positive part of the class activation map, divided by the number of positions. Covering its highest place changes more predictions than covering a random place on the object, and fewer than covering one fixed place in all images.
-# - On digits fine-tuning all beats training from scratch, with 5 to 100 labels a class, 200 steps and five of five seeds. A linear probe is worse than scratch with four or five of five; trained to its end it is worse with five of five (50 and 100 labels). For faces five seeds decide little.
+# - On digits fine-tuning all beats training from scratch, with 5 to 100 labels a class, 200 steps and five of five seeds. A linear probe is worse than scratch with four or five of five, trained to its end with five. For faces five seeds decide little.
 # - With 5 labels a class, new layers on seven trained parts are 11 points better than training from scratch, and 7 better than the same layers on seven random parts (digits, one rate, five seeds).
-# - `requires_grad = False` does not stop BN's statistics, and `strict=False` may load nothing. Weight decay moves a frozen weight whose gradient is zeros, not `None` (SGD).
+# - `requires_grad = False` does not stop BN's statistics. Weight decay moves a frozen weight whose gradient is zeros, not `None` (SGD).
 # - After 200 steps on digits clothes are read worse: at 0.001 the old BN statistics bring most of it back, at 0.1 nothing (one run).
 
 # %% [markdown]
