@@ -19,7 +19,7 @@ def for_channels(answer) -> str:
     convs: list = [(nn.Conv2d(3, 4, 7, 2, 3, bias=False), 1), (nn.Conv2d(1, 2, 3), 3)]
     convs += [(nn.Conv2d(3, 5, (3, 2), (1, 2), (2, 1), (2, 1), padding_mode="circular"), 4)]
     convs += [(nn.Conv2d(5, 1, 1, padding="same"), 2), (nn.Conv2d(2, 3, 3).double().eval(), 3)]
-    convs += [(nn.Conv2d(3, 2, 3, padding=1, padding_mode="reflect"), 1)]
+    convs += [(nn.Conv2d(3, 2, 3, padding=1, padding_mode="reflect"), n) for n in (1, 3)]
     for conv, channels in convs:
         scramble(conv)
         new, shown = call(answer, conv, channels, draws=True), f"for_channels({conv}, {channels})"
@@ -82,15 +82,15 @@ def load_body(answer) -> str:
     good += [(net(5), file(net(5), ("fc.bias", "fc.weight")), "fc", both)]
     good += [(net(5), file(net(5)) | {"fc.weight": torch.ones(5, 9)}, "fc", ["fc.weight"])]
     good += [(net(5), file(net(5)) | {"fc.weight": torch.ones(4, 5)}, "fc", ["fc.weight"])]
-    inner = ["classifier.2.bias", "classifier.2.weight"]
-    for head in ("classifier.2", "classifier"):
-        good += [(net(5, "classifier.2"), file(net(2, "classifier.2")), head, inner)]
+    inner = ["top.2.bias", "top.2.weight"]
+    for head in ("top.2", "top"):
+        good += [(net(5, "top.2"), file(net(2, "top.2")), head, inner)]
     good += [(net(5), {n: t.half() for n, t in file(net(2)).items()}, "fc", both)]
     small = scramble(cifar_resnet(8, 3, width=2))
     good += [(small, file(scramble(cifar_resnet(8, 10, width=2))), "fc", both)]
     for model, given, head, wanted in good:
         before, parameters = copy.deepcopy(model.state_dict()), dict(model.named_parameters())
-        kept = copy.deepcopy(given)
+        kept, modes = copy.deepcopy(given), [module.training for module in model.modules()]
         got = call(answer, model, given, head, changes=("*",), draws=True)
         what = f"lacks {', '.join(wanted)} or has them in another shape" if wanted else "fits"
         told = f"with the head {head!r} and a file that {what}, the list should be {wanted}"
@@ -99,6 +99,8 @@ def load_body(answer) -> str:
             torch.equal(t, kept[n]) for n, t in given.items()
         )
         require(same, "the state dict that is handed over must stay as it was.")
+        same = modes == [module.training for module in model.modules()]
+        require(same, "loading leaves the network in the mode, train or eval, that it had.")
         for name, tensor in model.state_dict().items():
             like = before[name] if name in wanted else given[name].to(before[name].dtype)
             what = "should stay as it was" if name in wanted else "should be loaded"
@@ -267,7 +269,7 @@ def occlusion(answer) -> str:
     mode = {"in eval mode, or BN looks at the whole batch.": falls(mode=True)}
     cases: list = [(wide, x, classes, 4), (wide, x, classes, 4, 0.7)]
     compare(answer, right, cases, mistakes | mode, **told)  # without anything that is drawn
-    cases = [(small(width=12).eval(), x, classes, 2)]
+    cases = [(small(width=12).eval(), x, classes, 2), (Moody(wide), x, classes, 2)]
     mixed = [small(Moody(nn.Dropout(0.3), nn.BatchNorm2d(6))) for _ in range(4)]
     mixed[0][0].eval()
     mixed[1].eval()[0][3].inside.train()

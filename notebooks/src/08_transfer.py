@@ -1002,7 +1002,8 @@ def load_body(net: nn.Module, state: dict[str, torch.Tensor], head: str) -> list
     head: as in `net.named_modules()`, such as "fc" or "classifier.2". Each tensor keeps its type.
     Returns the sorted names that were not loaded: of the head, those that `state` lacks or has with
     another shape. Raises ValueError if any other name of `net` is missing or has another shape, or
-    if `state` has a name that `net` lacks; nothing is loaded then.
+    if `state` has a name that `net` lacks; nothing is loaded then. Whether a counter of BN,
+    `num_batches_tracked`, may be missing is up to you.
     """
     ### BEGIN SOLUTION
     own = net.state_dict()

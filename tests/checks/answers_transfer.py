@@ -164,6 +164,11 @@ RIGHT = {
 WRONG = {
     "for_channels": [
         (
+            "    new = copy.deepcopy(conv)\n",
+            "    if channels == conv.in_channels:\n        return conv\n    new = copy.deepcopy(conv)\n",
+            "return a new nn.Conv2d",
+        ),
+        (
             "shared.repeat(1, channels, 1, 1)",
             "shared.expand(-1, channels, -1, -1)",
             "shares memory",
@@ -211,8 +216,9 @@ WRONG = {
         ),
     ],
     "load_body": [
-        ('f"{head}."', '"fc."', "classifier.2"),
-        ('name.startswith(f"{head}.")', 'name.split(".")[0] == head', "classifier.2"),
+        ("    own = net.state_dict()\n", "    own = net.eval().state_dict()\n", "in the mode"),
+        ('f"{head}."', '"fc."', "top.2"),
+        ('name.startswith(f"{head}.")', 'name.split(".")[0] == head', "top.2"),
         ('name.startswith(f"{head}.")', 'f"{head}." in name', "se.fc.weight is missing"),
         (
             "    net.load_state_dict(",
@@ -330,6 +336,13 @@ WRONG = {
         ),
     ],
     "occlusion": [
+        ("    net.eval()\n", "    for child in net.children():\n        child.eval()\n", ""),
+        (
+            "    net.eval()\n",
+            "    for m in net.modules():\n        if isinstance(m, (nn.BatchNorm2d, nn.Dropout)):\n"
+            "            m.eval()\n",
+            "",
+        ),
         ("for module in net.modules()}", "for module in net.children()}", "the mode of"),
         ("for module in net.modules()}", "for module in [net, *net.children()]}", "the mode of"),
         (
