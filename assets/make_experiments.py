@@ -575,6 +575,34 @@ def thaw(settings: dict, kind: str, depth: int, seed: int) -> Run:
     return dict(test=found)
 
 
+@experiment(
+    "clinic",
+    settings=dict(
+        depths=[8],
+        kinds=[
+            *("misspelt", "listed", "ignored", "in_place", "twice", "stride", "sequence"),
+            *("scaled", "shuffled", "softmax_twice", "no_zero_grad", "scheduled", "thawing"),
+            *("healthy", "plain", "pre_activation", "torchvisions", "perceptron"),
+            *("without_norm", "transformer"),
+        ],
+        seeds=[0, 1, 2, 3, 4],
+        steps=150,
+    ),
+    quick=dict(seeds=[0], steps=5),
+    summary=lambda run: f"alarms: {', '.join(n for n, a in run['alarms'].items() if a) or 'none'}",
+)
+def clinic(settings: dict, kind: str, depth: int, seed: int) -> Run:
+    """Examine a case of chapter 10, and train it for a few steps; all of them have `depth` 8.
+
+    Returns {"alarms": by probe 1, 0 or None for not tested, "accuracy": None if it does not run}.
+    """
+    names = chapter("10_the_clinic")
+    alarms, accuracy = names["row"](names[kind](seed)), None
+    if not alarms["runs"]:
+        _, accuracy = names["course"](**names[kind](seed), seed=seed, steps=settings["steps"])
+    return dict(alarms=alarms, accuracy=accuracy)
+
+
 # --- recording --------------------------------------------------------------------------------
 
 

@@ -10,21 +10,23 @@ and random numbers as they were. Chapter 10 shows which bugs pass which probe.
 import copy
 import difflib
 import functools
+import gc
 import inspect
 import itertools
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Module
+from torch.nn.parameter import is_lazy
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.overrides import TorchFunctionMode
@@ -39,8 +41,10 @@ from d2lres.state import untouched
 
 Step = Callable[[Module, Optimizer, Tensor, Tensor], Any]
 Said = tuple[dict[str, Any], dict[str, Any] | str]
-RELUS = (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
+ACTIVATIONS = "relu relu6 gelu silu elu leaky_relu prelu hardtanh hardswish mish".split()  # noqa: SIM905
+ACTIVATIONS += "selu celu softplus sigmoid tanh softmax exp pow abs max_pool2d".split()  # noqa: SIM905
 WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
+BATCH_NORM, DROPOUT = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
 BESIDE = re.compile("downsample|shortcut|skip|identity|proj")  # what a shortcut's layers are called
 
 
@@ -85,14 +89,14 @@ PROBES: list[Callable[..., Finding]] = []
 
 def probe(function: Callable[..., Said]) -> Callable[..., Finding]:
     """Decorator for what returns plain data and, of each problem, the advice and whether it is there;
-    or in place of these the reason why nothing was tested. The first problem is the finding."""
+    or in place of these the reason why nothing was tested."""
 
     @functools.wraps(function)
     def run(*given: Any, **named: Any) -> Finding:
         measured, problems = function(*given, **named)
         if isinstance(problems, str):
             return Finding(function.__name__, None, measured, f"not tested: {problems}")
-        advice = next((advice for advice, there in problems.items() if there), "")
+        advice = "; also: ".join(advice for advice, there in problems.items() if there)
         return Finding(function.__name__, not advice, measured, advice)
 
     PROBES.append(run)
@@ -128,6 +132,8 @@ def examine(
     instance("optimizer", optimizer, (Optimizer, type(None)), "an optimizer of torch.optim")
     if step is not None and not callable(step):
         raise ValueError(f"step must be a function, not {shown(step)}.")
+    if any(map(is_lazy, model.parameters())) or isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("model must be one that has run once, and no ScriptModule.")
     with untouched(model):
         x, y = collected(data)
     place = next(itertools.chain(model.parameters(), model.buffers()), x).device
@@ -158,17 +164,21 @@ def collected(data: Any, most: int = 512) -> tuple[Tensor, Tensor]:
     if isinstance(data, Images):
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
         return data[order[:most]].tensors()
-    wanted, xs, ys = "Images, or batches (x, y) of tensors", [], []
+    wanted = "Images, or batches (x, y) of tensors (N, ...) and (N,)"
+    xs: list[Tensor] = []
+    ys: list[Tensor] = []
     for batch in itertools.islice(instance("data", data, Iterable, wanted), most):
         pair = isinstance(batch, (tuple, list)) and len(batch) == 2
-        if not (pair and all(isinstance(it, Tensor) and it.ndim for it in batch)):
-            raise ValueError(f"data must be {wanted}; one of the batches is {shown(batch)}.")
-        if len(batch[0]) != len(batch[1]):
-            sizes = f"{len(batch[0])} inputs and {len(batch[1])} labels"
-            raise ValueError(f"data must be {wanted}; one of the batches has {sizes}.")
-        if not xs or batch[0].shape[1:] == xs[0].shape[1:]:
-            xs.append(batch[0])
-            ys.append(batch[1])
+        x, y = cast(tuple[Any, Any], batch if pair else (batch, None))
+        plain = all(isinstance(it, Tensor) and it.layout == torch.strided for it in (x, y))
+        if not plain or x.ndim < 2 or y.ndim < 1 or not x.numel() or x.is_meta:
+            what = f"x is {shown(x)} and y is {shown(y)}" if pair else shown(batch)
+            raise ValueError(f"data must be {wanted}; in one of the batches {what}.")
+        if len(x) != len(y):
+            raise ValueError(f"data must be {wanted}; one has {len(x)} inputs and {len(y)} labels.")
+        if not xs or (x.shape[1:], y.shape[1:]) == (xs[0].shape[1:], ys[0].shape[1:]):
+            xs.append(x.detach())
+            ys.append(y.detach())
         if sum(map(len, ys)) >= most:
             break
     if sum(map(len, ys)) < 2:
@@ -179,6 +189,8 @@ def collected(data: Any, most: int = 512) -> tuple[Tensor, Tensor]:
 @probe
 def images(x: Tensor) -> Said:
     """Mean, deviation and range of the inputs: does their scale suit a network?"""
+    if not x.is_floating_point():
+        return dict(type=str(x.dtype)), "the inputs are no floats"
     values = x.double()
     mean, deviation = values.mean().item(), values.std().item()
     each, places = values.flatten(1).std(1), values.flatten(1).std(0)
@@ -208,7 +220,12 @@ def neighbours(x: Tensor, y: Tensor) -> Said:
     flat = F.adaptive_avg_pool2d(x.double(), 16) if x.ndim == 4 else x.double()
     flat = flat.flatten(1)
     countable = y.dtype == torch.int64 and y.ndim == 1 and y.min() >= 0 and flat.isfinite().all()
-    if not countable or len(x) < 64 or not 1 < len(y.unique()) <= len(x) / 5:
+    if (
+        not countable
+        or len(x) < 64
+        or not 1 < len(y.unique()) <= len(x) / 5
+        or y.bincount().max() > 0.8 * len(y)
+    ):
         return {}, "too few labelled inputs"
     strength = torch.linalg.svdvals(flat - flat.mean(0)).square()
     if strength[:3].sum() < 0.1 * strength.sum():
@@ -218,7 +235,7 @@ def neighbours(x: Tensor, y: Tensor) -> Said:
     distance[distance == 0] = math.inf  # itself, or a copy of it
     same = (y[distance.argmin(1)] == y).double().mean().item()
     chance = (y.bincount().double() / len(y)).square().sum().item()
-    enough = chance + 3 * math.sqrt(chance * (1 - chance) / len(y))
+    enough = chance + 1.64 * math.sqrt(chance * (1 - chance) / len(y))
     advice = "labels and inputs do not belong together: were they shuffled or read separately?"
     return {"same label": same, "by chance": chance}, {advice: same < enough}
 
@@ -261,8 +278,9 @@ def _where(path: list[tuple[str, Module, tuple]], error: Exception) -> str:
     shapes = ", ".join(str(tuple(it.shape)) for it in args if isinstance(it, Tensor))
     place = f"{name or 'the model'} ({type(module).__name__}), which gets {shapes},"
     if type(module).forward is Module.forward:
-        near = difflib.get_close_matches("forward", set(dir(module)) - set(dir(Module)))
-        return f"{place} has no method forward" + f"; is {near[0]} meant?" if near else ""
+        own = [name for name in dir(type(module)) if name not in dir(Module) and name[0] != "_"]
+        near = difflib.get_close_matches("forward", own)
+        return f"{place} has no method forward" + (f"; is {near[0]} meant?" if near else "")
     return f"{place} raises {told(error)}"
 
 
@@ -276,16 +294,19 @@ def labels(y: Tensor, outputs: int | None = None, classes: int | None = None) ->
         kind = f"{y.dtype} {tuple(y.shape)}".removeprefix("torch.")
         advice = "labels must be int64 of shape (N,), the number of a class each"
         return dict(kind=kind, unusable=True), {advice: True}
-    measured: dict[str, Any] = dict(least=int(y.min()), most=int(y.max()), classes=len(y.unique()))
-    first = len(y) if measured["classes"] == 1 else int((y != y[0]).nonzero()[0])
-    outside = measured["least"] < 0 or (outputs and measured["most"] >= outputs)
-    measured |= dict(unusable=True) if outside else {}
+    seen, n = len(y.unique()), outputs or 1
+    measured: dict[str, Any] = dict(least=int(y.min()), most=int(y.max()), classes=seen)
+    outside = measured["least"] < 0 or measured["most"] >= n
+    chance = 1.0 if outside else (y.bincount() / len(y)).square().sum().item()
+    after = (y[1:] == y[:-1]).double().mean().item()
+    known = len(y) >= 20 * seen and (len(y) >= 20 * n or n >= 10 * seen)  # enough of them seen
+    wanted = classes or (seen if known else n)
+    measured |= dict(unusable=True) if outside and outputs else {}
     return measured, {
-        f"labels must be from 0 to {(outputs or 1) - 1}, a number for each logit": outside,
+        f"labels must be from 0 to {n - 1}, a number for each logit": outside and outputs,
         "the labels come in order: shuffle the training images": len(y) >= 32
-        and ((y.diff() >= 0).all() or first >= 32),
-        f"there are {outputs} logits for {classes} classes": outputs
-        and classes not in (None, outputs),
+        and after > chance + 0.5,
+        f"there are {n} logits, and {wanted} classes": outputs and wanted != n,
     }
 
 
@@ -296,13 +317,14 @@ def first_loss(model: Module, x: Tensor, y: Tensor) -> Said:
         out = model.train()(x).float()
     loss, equal = F.cross_entropy(out, y).item(), math.log(out.shape[1])
     advice = "worse than an equal guess: look at labels and at the scale of weights and inputs"
-    return {"loss": loss, "ln C": equal}, {advice: not loss < equal + 1.5}
+    return {"loss": loss, "ln C": equal}, {advice: not loss < equal + 4}
 
 
 @probe
 def by_heart(model: Module, x: Tensor, y: Tensor) -> Said:
     """Can the model learn one batch by heart, with Adam, no dropout and nothing frozen?"""
-    for lr in (3e-3, 1e-3):
+    best: list[float] = []
+    for lr in (3e-3, 1e-2, 1e-3):
         losses: list[float] = []
         with untouched(model), torch.enable_grad():
             weights = [p for p in model.parameters() if p.is_floating_point()]
@@ -321,11 +343,12 @@ def by_heart(model: Module, x: Tensor, y: Tensor) -> Said:
                 adam.zero_grad()
                 loss.backward()
                 adam.step()
-        learned = losses[-1] < 0.25 * math.log(out.shape[1])
-        if learned or 0.9 * losses[0] < losses[-1] < math.inf:
-            break  # else once more, more slowly
-    measured = dict(inputs=len(x), steps=len(losses), before=losses[0], after=losses[-1])
-    return measured, {"one batch cannot be learned: the fault is in the network": not learned}
+        best = losses if not best or losses[-1] < best[-1] else best
+        if best[-1] < 0.25 * math.log(out.shape[1]) or 0.9 * losses[0] < losses[-1] < math.inf:
+            break  # else once more, faster or more slowly
+    measured = dict(inputs=len(x), steps=len(best), before=best[0], after=best[-1])
+    stuck = not best[-1] < 0.25 * math.log(out.shape[1])
+    return measured, {"one batch cannot be learned: the fault is in the network": stuck}
 
 
 def _without_dropout(model: Module) -> None:
@@ -340,11 +363,12 @@ def logits(model: Module, x: Tensor) -> Said:
     with untouched(model), torch.no_grad():
         out = model.train()(x).double()
     least, spread = out.min().item(), out.std().item()
+    bounded = least >= 0 and spread > 0 and not (_shares(out) or _shares(out, 0))
     measured = dict(least=least, most=out.max().item(), sum=out.sum(1).mean().item())
     return measured, {
         "leave out the softmax: cross-entropy has its own": _shares(out),
         "leave out the softmax, and over the batch at that": _shares(out, 0),
-        "no output is negative: let the last linear layer be the end": least >= 0 and spread > 0,
+        "no output is negative: let the last linear layer be the end": bounded,
     }
 
 
@@ -367,33 +391,43 @@ def alone(model: Module, x: Tensor) -> Said:
         if leaf.requires_grad and out.requires_grad:
             slope = torch.autograd.grad(out[0].sum(), leaf, allow_unused=True)[0]
     others = 0 if slope is None else int(slope[1:].flatten(1).any(1).sum())
+    random = not far[0] < 1e-3
+    mixed = others > 0 or (not random and not max(far) < 1e-3)
     measured = {"largest difference": max(far), "depends on others": others}
     return measured, {
-        "the same input has two outputs: is there dropout that eval() does not reach?": not far[0]
-        < 1e-3,
-        "an output depends on the other inputs: look at BN and at reshapes": others
-        or not max(far) < 1e-3,
+        "the same input has two outputs: is there dropout that eval() does not reach?": random,
+        "an output depends on the other inputs: look at BN, reshapes and the order of axes": mixed,
     }
 
 
 @probe
 def modes(model: Module, x: Tensor) -> Said:
     """Once the statistics of BN have settled on a batch, do train and eval mode agree on it?"""
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, BATCH_NORM)}
+    odd = [n for n, m in norms.items() if m.eps > 0.01 or not 0.002 <= (m.momentum or 0.1) <= 0.5]
+    odd += [n for n, m in norms.items() if m.momentum == 0]
+    dropouts = [(n, m) for n, m in model.named_modules() if isinstance(m, DROPOUT)]
+    drops = [name for name, module in dropouts if module.p > 0.7]
     with untouched(model), torch.no_grad():
-        for module in model.train().modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum:
-                module.momentum = 0.5  # they settle sooner
-        _without_dropout(model)
+        for module in norms.values():
+            module.momentum = 0.5 if module.momentum else module.momentum  # they settle sooner
+        _without_dropout(model.train())
         buffers = [b for b in model.buffers() if b.is_floating_point()]
         for _ in range(40):
             before = [b.clone() for b in buffers]
-            train = model(x).double()
+            train, again = model(x).double(), model(x).double()
             if all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(before, buffers)):
                 break
         out = model.eval()(x).double()
+    random = not torch.allclose(train, again, rtol=1e-3, atol=1e-6)
     far = ((train - out).norm() / (train - train.mean(0)).norm().clamp_min(1e-12)).item()
-    advice = "train and eval mode do not agree on one batch: look at the statistics of BN"
-    return {"difference": far}, {advice: not (far < 0.5 or torch.allclose(train, out))}
+    return {"difference": far}, {
+        f"{_first(odd)} has an unusual eps or momentum": odd,
+        f"{_first(drops)} drops more than 70 %": drops,
+        "train and eval mode do not agree on one batch: look at the statistics of BN": not (
+            random or far < 0.5 or torch.allclose(train, out)
+        ),
+    }
 
 
 @probe
@@ -429,8 +463,14 @@ def _keeping_shape(model: Module, x: Tensor) -> dict[str, tuple[Module, Tensor, 
             met[name] = module, args[0], args[1:], kwargs
 
     for name, module in model.named_modules():
-        parts = next(module.children(), None) and next(module.parameters(), None) is not None
-        if name and parts and not BESIDE.search(name):
+        parts = [type(part).__name__ for part in module.children()]
+        parts = [] if next(module.parameters(), None) is None else parts
+        if (
+            name
+            and parts
+            and "Parametrized" not in type(module).__name__
+            and not BESIDE.search(name)
+        ):
             module.register_forward_hook(functools.partial(keep, name), with_kwargs=True)
     with torch.no_grad():
         model.eval()(x[:4])
@@ -473,11 +513,15 @@ def _passed(module: Module, like: Tensor, args: tuple, kwargs: dict) -> str | No
         return "its input overwritten, as by an in-place ReLU"
     if abs(times - 0.5) < 1e-3:  # a gate, sigmoid(0)
         return None
-    if up.std() > 1e-3 * abs(times):  # whatever follows the addition
+    if up.std() > 1e-3 * abs(times) or 0.5 < times < 0.99:  # something follows the addition
         return ""
     if abs(times - 1) > 1e-3:
         return f"{times:.3g} times its input"
-    return "" if abs(slope[z > 0].mean() - times) < 1e-3 else "its input without a gradient"
+    if abs(slope[z > 0].mean() - times) > 1e-3:
+        return "its input without a gradient"
+    with untouched(module), torch.no_grad():
+        more = module.train()(z.detach().clone(), *args, **kwargs)[z > 0] - z.detach()[z > 0]
+    return "its input and a branch that is never negative" if more.min() >= 0 < more.max() else ""
 
 
 def _first(names: list[str]) -> str:
@@ -486,17 +530,18 @@ def _first(names: list[str]) -> str:
 
 
 class Calls(TorchFunctionMode):
-    """Within it, `seen` collects the tensors that go into the functions, and what comes out."""
+    """Within it, `seen` collects each call of a function of these names: (name, tensors, output)."""
 
-    def __init__(self, *functions: Callable) -> None:
+    def __init__(self, *names: str) -> None:
         super().__init__()
-        self.functions, self.seen = functions, []
+        self.names = names
+        self.seen: list[tuple] = []
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_function__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        if function in self.functions:
+        if (name := getattr(function, "__name__", "").strip("_")) in self.names:
             given = tuple(it.detach().clone() for it in args if isinstance(it, Tensor))
-            self.seen.append((function, given, out.detach().clone()))
+            self.seen.append((name, given, out.detach().clone()))
         return out
 
 
@@ -504,19 +549,34 @@ class Calls(TorchFunctionMode):
 def signal(model: Module, x: Tensor, y: Tensor) -> Said:
     """Dead ReLUs, and how outputs and gradients of the weight layers grow with depth. Train mode."""
     sizes: list[float] = []
-    with untouched(model), torch.no_grad(), Calls(*RELUS) as calls:
-        for module in model.train().modules():
+    with untouched(model), torch.no_grad(), Calls(*ACTIVATIONS) as calls:
+
+        def keep(name: str, module: Module, args: tuple, out: Tensor) -> None:
+            sizes.append(out.std().item())
+            wide = isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 == module.groups
+            calls.seen.append((name if wide else "", (), out))
+
+        for name, module in model.train().named_modules():
             if isinstance(module, WEIGHTED):
-                module.register_forward_hook(lambda m, args, out: sizes.append(out.std().item()))
-        model(x)
-    maps = [out.transpose(1, -1) if out.ndim == 4 else out for _, _, out in calls.seen]
+                module.register_forward_hook(functools.partial(keep, name))
+        out = model(x).double()
+    order = [name for name, *_ in calls.seen if name]
+    bare = [
+        b for a, b in itertools.pairwise(order) if a not in ACTIVATIONS and b not in ACTIVATIONS
+    ]
+    relus = [it for name, _, it in calls.seen if name == "relu"]
+    maps = [it.transpose(1, -1) if it.ndim == 4 else it for it in relus]
     silent = [(each.flatten(0, -2) == 0).all(0).double().mean().item() for each in maps]
     norms = [norm for norm in gradient_norms(model, x, y).values() if norm]
     growth, slope = (many[-1] / max(many[0], 1e-30) if many else 1.0 for many in (sizes, norms))
+    flat = 0 < (out - out.mean(0)).norm() < 1e-3 * out.norm()
     far = lambda ratio: not 1e-4 < ratio < 1e4  # noqa: E731
     dead, finite = max(silent, default=0.0), all(map(math.isfinite, sizes + norms))
     measured = {"dead channels": dead, "last/first output": growth, "last/first gradient": slope}
     return measured, {
+        "the outputs hardly depend on the inputs: look at the initial weights": flat,
+        f"no activation stands before {_first(bare)}: put a ReLU there": bare,
+        "the network is linear: put ReLUs between its layers": _linear(model, x),
         "numbers overflow on the way: look at the initial weights": not finite,
         "almost all channels behind a ReLU are always 0: look at biases and scales": dead > 0.9,
         "outputs shrink or grow with depth: look at the initial weights": far(growth),
@@ -524,8 +584,21 @@ def signal(model: Module, x: Tensor, y: Tensor) -> Said:
     }
 
 
+def _linear(model: Module, x: Tensor) -> bool:
+    """Whether f(a + b) + f(0) = f(a) + f(b), in eval mode."""
+    layers = sum(isinstance(module, WEIGHTED) for module in model.modules())
+    if layers < 2 or not x.is_floating_point():
+        return False
+    with untouched(model), torch.no_grad():
+        a, b = x[: len(x) // 2], x[len(x) // 2 :][: len(x) // 2]
+        both, none, one, other = (model.eval()(it).double() for it in (a + b, 0 * a, a, b))
+    return bool((both + none - one - other).norm() < 1e-4 * (one - other).norm())
+
+
 @probe
-def parameters(model: Module, x: Tensor, y: Tensor, optimizer: Optimizer | None = None) -> Said:
+def parameters(
+    model: Module, x: Tensor, y: Tensor, optimizer: Any = None, step: Any = None
+) -> Said:
     """Is each parameter registered and in the optimizer, and does it get a gradient in five steps?"""
     names = {parameter: name for name, parameter in model.named_parameters()}
     learning = [parameter for parameter in names if parameter.requires_grad]
@@ -541,15 +614,22 @@ def parameters(model: Module, x: Tensor, y: Tensor, optimizer: Optimizer | None 
             plain_step(model, adam, x, y)
             reached |= {p for p in learning if p.grad is not None and p.grad.any()}
     missing = [names[p] for p in learning if p not in reached]
-    outside = [names[p] for p in learning if optimizer and p not in own]
+    outside = {names[p]: p for p in learning if optimizer and p not in own}
+    if outside and step:  # another optimizer may have them
+        with rehearsed(model, optimizer, step) as run, suppress(Exception):
+            before = {name: p.clone() for name, p in outside.items()}
+            run.take(x, y)
+            outside = {n: p for n, p in outside.items() if torch.equal(p, before[n])}
     again = [name for name, module in model.named_modules() if calls[module] > 5]
-    hidden = _hidden(model)
+    typos = [names[p] for p in names if difflib.get_close_matches("requires_grad", vars(p))]
+    hidden, foreign = _hidden(model), own and not own & names.keys()
     measured = {"frozen": len(names) - len(learning), "without gradient": len(missing)}
     return measured | {"not in the optimizer": len(outside)}, {
-        f"{_first(hidden)} is not registered: use ModuleList or nn.Parameter": hidden,
+        f"{_first(hidden)} is not registered: use nn.ModuleList or nn.Parameter": hidden,
+        f"{_first(typos)} has an attribute like requires_grad: correct its name": typos,
         "no parameter requires a gradient": not learning,
-        "the optimizer has parameters that are not the model's: build it anew": own - names.keys(),
-        f"{_first(outside)} is not in the optimizer: build it when the model is complete": outside,
+        "the optimizer has no parameter of this model: build it anew": foreign,
+        f"{_first(list(outside))} is not in the optimizer: build it when the model is complete": outside,
         f"{_first(missing)} gets no gradient: does forward use the output of that layer?": missing,
         f"{_first(again)} runs more than once in a pass: should blocks share a layer?": again,
     }
@@ -587,8 +667,8 @@ def twin(model: Module, x: Tensor) -> Said:
             return {}, why
         if why:
             return {}, {why: True}
-        other.to(x.device).layer1.register_forward_pre_hook(lambda *_: ours["the stem"])
         ours = _outputs(model, x)
+        other.to(x.device).layer1.register_forward_pre_hook(lambda *_: ours["the stem"])
         theirs = _outputs(other, x)
     off = [name for name, out in theirs.items() if not _near(ours.get(name, out), out)]
     stem, conv = theirs["the stem"], model.get_submodule("conv1")
@@ -655,12 +735,17 @@ def rehearsed(model: Module, optimizer: Optimizer | None, step: Step | None) -> 
     """
     learning = [p for p in model.parameters() if p.requires_grad]
     used = optimizer or Adam(learning or [torch.zeros(1)], 1e-3)
-    known = inspect.getclosurevars(step) if inspect.isfunction(step) else None
-    seen = [*known.nonlocals.values(), *known.globals.values()] if known else []
-    objects = [used, *(it for it in seen if isinstance(it, LRScheduler) and it.optimizer is used)]
-    tables = [vars(it) for it in objects] + used.param_groups
+    objects = [
+        it for it in gc.get_objects() if issubclass(type(it), LRScheduler) and it.optimizer is used
+    ]
+    groups = list(used.param_groups)
+    tables = [vars(it) for it in (used, *objects)] + groups
     saved = [dict(table) for table in tables]
+    rates = {
+        rate: rate.clone() for group in groups for rate in group.values() if torch.is_tensor(rate)
+    }
     state = {p: copy.deepcopy(entry) for p, entry in used.state.items()}
+    others = nn.ParameterList(p for group in groups for p in group["params"])
 
     def gradients() -> dict[str, Tensor]:
         mine = {p for group in used.param_groups for p in group["params"]}
@@ -669,20 +754,30 @@ def rehearsed(model: Module, optimizer: Optimizer | None, step: Step | None) -> 
 
     def meet(optimizer: Optimizer, *_: Any) -> None:
         rate = float(optimizer.param_groups[0]["lr"])
-        run.log.append(SimpleNamespace(gradients=gradients(), rate=rate, training=model.training))
+        free = [m for m in model.modules() if isinstance(m, (BATCH_NORM, DROPOUT))]
+        free = [m for m in free if all(p.requires_grad for p in m.parameters())]
+        training = any(m.training for m in free) or not free
+        modes = {module: module.training for module in model.modules()}
+        entry = dict(gradients=gradients(), rate=rate, training=training, modes=modes)
+        run.log.append(SimpleNamespace(**entry))
 
     run = SimpleNamespace(log=[], gradients=gradients)
+    coupled = [] if "W" in type(used).__name__ else groups
+    run.decay = max([group.get("weight_decay", 0) for group in coupled], default=0)
     run.take = functools.partial(step or plain_step, model, used)
     hook = used.register_step_pre_hook(meet)
-    with untouched(model), torch.enable_grad():
+    with untouched(model, others), torch.enable_grad():
         model.train().zero_grad()
         try:
             yield run
         finally:
             hook.remove()
+            for rate, before in rates.items():
+                rate.copy_(before)
             for table, before in zip(tables, saved):
                 table.clear()
                 table.update(before)
+            used.param_groups[:] = groups
             used.state.clear()
             used.state.update(state)
 
@@ -690,7 +785,7 @@ def rehearsed(model: Module, optimizer: Optimizer | None, step: Step | None) -> 
 @probe
 def frozen(model: Module, x: Tensor, y: Tensor, optimizer: Any = None, step: Any = None) -> Said:
     """Does what requires no gradient stay as it is in three steps: weights and statistics of BN?"""
-    fixed = {}
+    fixed: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         own = [parameter.requires_grad for parameter in module.parameters(False)]
         if own and not any(own):
@@ -709,43 +804,55 @@ def frozen(model: Module, x: Tensor, y: Tensor, optimizer: Any = None, step: Any
 @probe
 def gradient(model: Module, x: Tensor, y: Tensor, optimizer: Any = None, step: Any = None) -> Said:
     """Does the optimizer meet the gradient of the mean cross-entropy of this batch, each time?"""
-    if optimizer is None and step is None:
-        return {}, "neither optimizer nor step was given"
+    if (optimizer is None and step is None) or isinstance(optimizer, torch.optim.LBFGS):
+        return {}, "neither optimizer nor step was given, or one that takes a closure"
     numbers, taken = torch.get_rng_state(), 0
-    with rehearsed(model, optimizer, step) as run, Calls(F.cross_entropy, F.nll_loss) as calls:
-        F.cross_entropy(model(x).float(), y).backward()
-        true = run.gradients()
-        calls.seen.clear()
-        model.zero_grad()
+    with rehearsed(model, optimizer, step) as run, Calls("cross_entropy", "nll_loss") as calls:
         start = copy.deepcopy(model.state_dict())
-        while len(run.log) < 2 and taken < 32:
+        while len(run.log) < 2 and taken < 64:
             torch.set_rng_state(numbers)
-            run.take(x, y)
+            try:
+                run.take(x, y)
+            except Exception as error:
+                return {}, {f"the step raises {told(error)}": True}
             model.load_state_dict(start)
             taken += 1
-    if not run.log:
-        return {}, {"the step never calls optimizer.step()": True}
+        if not run.log:
+            return {}, {"the step never calls step() of this optimizer": True}
+        for module, mode in run.log[0].modes.items():
+            module.training = mode
+        model.zero_grad()
+        seen = list(calls.seen)
+        torch.set_rng_state(numbers)
+        F.cross_entropy(model(x).float(), y).backward()
+        true = run.gradients()
     first, last = run.log[0].gradients, run.log[-1].gradients
     shared = [name for name in first if name in true]
     if not any(first[name].any() for name in shared):
         return {}, {"the optimizer meets no gradient: the order is zero_grad, backward, step": True}
     met, wanted = (torch.cat([it[n].double().flatten() for n in shared]) for it in (first, true))
-    cosine, times = F.cosine_similarity(met, wanted, 0).item(), (met.norm() / wanted.norm()).item()
+    size = met.norm().item()
+    cosine, times = F.cosine_similarity(met, wanted, 0).item(), size / wanted.norm().item()
+    clipped = math.isclose(size, float(f"{size:.1g}"), rel_tol=1e-3)  # to a round number
+    many = round(times) > 1 and abs(times - round(times)) < 0.01 and cosine > 0.99
     twice = [n for n in shared if taken == 2 and n in last and _doubled(first[n], last[n])]
-    kinds = {
-        (f, _shares(args[0].exp() if f is F.nll_loss else args[0])) for f, args, _ in calls.seen
-    }
-    others = [args[1] for _, args, _ in calls.seen if args[1].shape == y.shape]
+    kinds = {(f, _shares(args[0].exp() if f == "nll_loss" else args[0])) for f, args, _ in seen}
+    others = [args[1] for _, args, _ in seen if args[1].shape == y.shape]
+    lost = [name for name, gradient in true.items() if gradient.any() and name not in first]
+    swapped = others and not any(torch.equal(it, y) for it in others)
+    training = all(entry.training for entry in run.log)
+    other = cosine < (0.4 if seen else 0.1)
+    off = many or times > 4 or (times < 0.3 and not clipped)
     return {"cosine": cosine, "times": times, "added up": len(twice)}, {
         "the optimizer meets inf or nan: look at the scale of the loss": not met.isfinite().all(),
         f"the gradient of {_first(twice)} has that of the last step in it: call zero_grad": twice,
-        "cross_entropy gets probabilities: leave out the softmax": (F.cross_entropy, True) in kinds,
-        "nll_loss wants log-probabilities: use cross_entropy": (F.nll_loss, False) in kinds,
-        "the loss gets other labels than the step": others
-        and not any(torch.equal(it, y) for it in others),
-        "that is not the gradient of this batch: look at sign, labels and loss": cosine < 0.2,
-        f"it is {times:.3g} times the gradient of the mean: is the loss a sum?": times > 4,
-        "the step trains in eval mode: call model.train()": not run.log[0].training,
+        "cross_entropy gets probabilities: leave out the softmax": ("cross_entropy", True) in kinds,
+        "nll_loss wants log-probabilities: use cross_entropy": ("nll_loss", False) in kinds,
+        "the loss gets other labels than the step": swapped,
+        f"{_first(lost)} gets no gradient in your step": lost,
+        "the step trains in eval mode: call model.train()": not training,
+        "that is not the gradient of this batch: look at sign, labels and loss": other,
+        f"it is {times:.3g} times the gradient of the mean loss": off,
     }
 
 
@@ -761,26 +868,33 @@ def _shares(z: Tensor, dim: int = 1) -> bool:
 @probe
 def rate(model: Module, x: Tensor, y: Tensor, optimizer: Any = None, step: Any = None) -> Said:
     """Do twenty steps of the reader's lower the loss of a batch, and what does the rate do meanwhile?"""
-    if optimizer is None and step is None:
-        return {}, "neither optimizer nor step was given"
+    if (optimizer is None and step is None) or isinstance(optimizer, torch.optim.LBFGS):
+        return {}, "neither optimizer nor step was given, or one that takes a closure"
     losses = []
     with rehearsed(model, optimizer, step) as run:
+        weights = dict(model.named_parameters())
+        start = {name: p.clone() for name, p in weights.items()}
         for i in range(21):
             if i % 5 == 0:
                 with torch.no_grad(), untouched(model):
                     losses.append(F.cross_entropy(model.train()(x).float(), y).item())
-            if i < 20:
+            try:
                 run.take(x, y)
-        run.weights = sum(p.norm().item() ** 2 for p in model.parameters())
+            except Exception as error:
+                return {}, {f"the step raises, at call {i + 1}, {told(error)}": True}
+        met = {name for entry in run.log for name, g in entry.gradients.items() if g.any()}
+        stuck = [name for name in met if torch.equal(weights[name], start[name])]
     rates, first, last = [entry.rate for entry in run.log] or [0.0], losses[0], losses[-1]
+    if len(run.log) < 5:
+        return {}, "the optimizer steps less than five times in twenty"
     measured = {"first rate": rates[0], "last rate": rates[-1], "loss before": first, "after": last}
     up = not all(map(math.isfinite, losses)) or (last > first and min(losses) > 0.9 * first)
-    weights = [sum(p.norm().item() ** 2 for p in model.parameters()), run.weights]
+    slow = not up and rates[-1] <= rates[0] and min(losses) > 0.99 * first
+    sinks = 3 * min(rates) < rates[0]
     return measured, {
         "the loss of one batch does not fall: try a smaller rate, or see gradient": up,
-        "the loss of one batch hardly falls: try a larger rate": min(losses) > 0.99 * first,
-        "the rate falls within 20 steps: step the scheduler once an epoch?": 3 * rates[-1]
-        < rates[0],
-        "the weights shrink within 20 steps: try a smaller weight decay": weights[1]
-        < weights[0] / 4,
+        "the loss of one batch hardly falls: try a larger rate": slow,
+        f"{_first(stuck)} does not move: look at the rate of its group": stuck,
+        "the rate falls within 20 steps: step the scheduler once an epoch?": sinks,
+        f"a weight decay of {run.decay:g} is large: try 1e-4": run.decay > 0.02,
     }
