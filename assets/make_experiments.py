@@ -599,7 +599,7 @@ def clinic(settings: dict, kind: str, depth: int, seed: int) -> Run:
     names = chapter("10_the_clinic")
     alarms, accuracy = names["row"](names[kind](seed)), None
     if not alarms["runs"]:
-        _, accuracy = names["course"](**names[kind](seed), seed=seed, steps=settings["steps"])
+        *_, accuracy = names["course"](**names[kind](seed), seed=seed, steps=settings["steps"])
     return dict(alarms=alarms, accuracy=accuracy)
 
 

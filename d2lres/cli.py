@@ -1,4 +1,4 @@
-"""The command line: python -m d2lres doctor | lab | train | experiment
+"""The command line: python -m d2lres doctor | lab | train | examine | experiment
 
 `train` runs in one process or, under torchrun, in many; `--batch-size` is that of all together.
 """
@@ -23,11 +23,13 @@ def main(arguments: list[str] | None = None) -> int:
     lab = commands.add_parser("lab", help="open the course in JupyterLab (in a clone)")
     lab.add_argument("options", nargs="*", help="passed on to JupyterLab, after --")
     add_options(commands.add_parser("train", help="train a network, in one process or in many"))
+    look = commands.add_parser("examine", help="try the probes of chapter 10 on a network of yours")
+    look.add_argument("factory", help="module:function, which returns a model or (model, data)")
     commands.add_parser("experiment", help="run and record a long experiment", add_help=False)
     given, rest = parser.parse_known_args(arguments)
     if rest and given.command != "experiment":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    run = dict(doctor=doctor, lab=open_lab, train=train, experiment=experiment)
+    run = dict(doctor=doctor, lab=open_lab, train=train, examine=examine, experiment=experiment)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: say(f"d2lres: {message}", sys.stderr)
@@ -58,6 +60,31 @@ def doctor(given: argparse.Namespace) -> int:
     text, ready = report()
     say(text, sys.stdout)
     return int(not ready)
+
+
+def examine(given: argparse.Namespace) -> int:
+    """The command. A model alone is examined with the bundled images; 1 after an alarm.
+
+    The function returns a model, or (model, data), or these and (optimizer, step), as in
+    `d2lres.clinic.examine`, and is looked for in the working folder first.
+    """
+    import pkgutil
+
+    from d2lres import clinic
+    from d2lres.data import fashion_mnist
+
+    sys.path.insert(0, "")
+    try:
+        made = pkgutil.resolve_name(given.factory)()
+    except Exception as error:
+        what = f"{given.factory} should be module:function, a function without arguments"
+        raise ValueError(f"{what}; calling it raised {type(error).__name__}: {error}") from error
+    model, *more = made if isinstance(made, tuple) else (made,)
+    data, optimizer, step = [*more, *[None] * 3][:3]
+    data = fashion_mnist()[0] if data is None else data
+    report = clinic.examine(model, data, optimizer=optimizer, step=step)
+    say(str(report), sys.stdout)
+    return int(not report.ok)
 
 
 def experiment(given: argparse.Namespace, *rest: str) -> int:

@@ -101,7 +101,8 @@ def test_every_experiment_has_settings_and_a_quick_version():
         assert quick["seeds"] == [0]
         if name != "recipe":  # one net, one seed
             twins = {"plain", "residual"} <= set(full["kinds"])
-            assert twins or name in ("remedies", "family", "orders", "transfer", "thaw")
+            others = ("remedies", "family", "orders", "transfer", "thaw", "clinic")
+            assert twins or name in others
             assert full["seeds"] == [0, 1, 2, 3, 4]
             for depth in full["depths"] if name not in ("transfer", "thaw") else ():
                 cifar_resnet(depth, width=1)  # no depth that does not exist
@@ -298,6 +299,7 @@ def test_an_experiment_is_recorded_and_its_quick_version_beside_it(here, capsys,
     said = {"recipe": losses, "thousand-layers": losses}.get(name, scores)
     other = dict(gradients=r"first convolution's gradient [\de.-]+ with BN")
     other |= dict(family=r"validation accuracy \d+\.\d%", transfer=r"test accuracy \d+\.\d% .*")
+    other |= dict(clinic="alarms: .*")
     said = (other | dict(thaw=r"1 labels \d+\.\d%, 5 labels \d+\.\d%")).get(name, said)
     kind = EXPERIMENTS[name].config()["kinds"][-1]
     assert re.search(f"^{kind}-8 seed 1: {said}$", out, re.MULTILINE)
@@ -410,6 +412,8 @@ def test_a_shipped_record_is_whole_and_belongs_to_the_current_settings(name):
             labels = settings["labels"][run["kind"].split(",")[0]]
             pairs = [(score["labels"], score["rate"]) for score in run["scores"]]
             assert pairs == [(n, rate) for n in labels for rate in settings["rates"]]
+        if name == "clinic":
+            assert len(run["alarms"]) == 16 and (run["accuracy"] is None) == (run["kind"] == "misspelt")
         if name == "thaw":
             assert list(run["test"]) == ["5", "50"] and 0.1 < run["test"]["5"] <= 1
         if "lesion" in run:

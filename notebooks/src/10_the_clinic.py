@@ -1,9 +1,9 @@
 # %% [markdown]
 # # The clinic
 # Your network builds and does not learn, or learns badly: which probe finds the bug, and which bug slips past it?
-# You examine sixteen patients, each with a bug that real code has had, and draw the map of what each probe sees.
+# You examine fifteen patients, each with a bug that real code has had, and draw the map of what each probe sees.
 #
-# **You can afterwards** find out in seconds why a network does not learn, and say what your tests cannot see.
+# **You can afterwards** look for the cause in seconds when a network does not learn, and say what your tests cannot see.
 #
 # **What you will learn**
 # - what a probe is, and what `examine` says of a healthy network
@@ -23,7 +23,7 @@
 # **Predict**: a network of ten classes has not been trained.
 # What is its loss, about?
 
-# %% tags=["nbval-ignore-output", "reason: the last digits differ between machines"]
+# %% tags=["needed", "nbval-ignore-output", "reason: the last digits differ between machines"]
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -68,29 +68,28 @@ def batches(data, seed=0):
 
 
 def course(model, data, optimizer, step, seed=0, steps=150):
-    """Train for some steps: the loss before each, and after all the accuracy on thirty batches."""
+    """Train for some steps: the loss before the first and the last ten, and then the accuracy."""
     losses = []
-    for x, y in islice(batches(data, seed), steps):
-        with torch.no_grad():
-            losses.append(F.cross_entropy(model.train()(x), y).item())
-        step(model, optimizer, x, y)
+    for i, (x, y) in enumerate(islice(batches(data, seed), steps)):
+        if i == 0 or i >= steps - 10:
+            with torch.no_grad():
+                losses.append(F.cross_entropy(model.train()(x), y).item())
+        step(model.train(), optimizer, x, y)
     with torch.no_grad():
         some = islice(batches(data, seed), 30)
         hits = torch.cat([model.eval()(x).argmax(1) == y for x, y in some])
-    return losses, hits.double().mean().item()
+    return losses[0], sum(losses[1:]) / 10, hits.double().mean().item()
 
 
 # %% [markdown]
-# The accuracy is that on the case's own images, in eval mode: a wrong pipeline has no other.
-# The forward pass that reads the loss updates BN's statistics once more, in all cases alike.
+# The accuracy is that on thirty batches of the case's own images, in eval mode: a wrong pipeline has no other.
 
 
 # %%
 def symptom(*patients, seed=0):
     """How the patients train."""
     for patient in patients:
-        losses, accuracy = course(**patient(seed), seed=seed)
-        early, late = losses[0], sum(losses[-10:]) / 10
+        early, late, accuracy = course(**patient(seed), seed=seed)
         print(f"{patient.__name__:14} loss {early:.2f} -> {late:.2f}   accuracy {accuracy:.0%}")
 
 
@@ -102,6 +101,8 @@ def diagnose(patient, seed=0):
         print(f"{patient.__name__}{'' if ill else ', repaired'}: {'; '.join(found) or 'no alarm'}")
         assert report.ok != ill
 
+
+symptom(healthy)
 
 # %% [markdown]
 # ## Loud: it does not run
@@ -347,7 +348,7 @@ def ignored(seed, ill=True):
     return rewired(seed, rule, ill)
 
 
-symptom(healthy, listed, ignored)
+symptom(listed, ignored)
 
 # %% [markdown]
 # **Predict**: how many parameters has the network whose blocks are in a list, beside the 19,202 of the healthy one, and which of its layers learn?
@@ -371,7 +372,7 @@ for patient in (listed, ignored):
 def in_place(seed, ill=True):
     def rule(block, x, ill):
         out = block.bn1(block.conv1(F.relu(x, inplace=ill)))
-        return x + block.bn2(block.conv2(F.relu(out)))
+        return F.relu(x + block.bn2(block.conv2(F.relu(out))))
 
     case = rewired(seed, rule, ill)
     case["model"].relu = nn.Identity()  # so that negative numbers reach the block
@@ -387,14 +388,14 @@ def twice(seed, ill=True):
     return rewired(seed, rule, ill)
 
 
-symptom(healthy, in_place, twice)
+symptom(in_place, twice)
 
 # %%
 for patient in (in_place, twice):
     diagnose(patient)
 
 # %% [markdown]
-# Hardly: such a network trains, and nobody looks.
+# No: 77 and 75 % are as good as the healthy network's 77 %, in this run; the map below has five seeds.
 # The probe `shortcuts` sets all parameters of a block to zero, so that its branch is silent, and asks what of its input comes through.
 # It sends negative numbers, too, as a ReLU in the wrong place lets the others pass.
 #
@@ -422,7 +423,7 @@ for patient in (healthy, stride):
     print(
         f"{patient.__name__:8} {tuple(model(one).shape)} {flops(model, one)['convolution']:,} FLOPs"
     )
-symptom(healthy, stride)
+symptom(stride)
 diagnose(stride)
 
 # %% [markdown]
@@ -455,12 +456,14 @@ def shuffled(seed, ill=True):
     return case
 
 
-symptom(healthy, scaled, shuffled)
+symptom(scaled, shuffled)
 for patient in (scaled, shuffled):
     diagnose(patient)
 
 # %% [markdown]
-# In this run, neither well: the first reaches a third of the images, and the second nothing, with a loss that stays at ln 10.
+# In this run neither.
+# The second cannot learn: its loss stays at ln 10.
+# The first learns in train mode, where its loss falls below 1, and guesses in eval mode.
 # The probe `neighbours` needs no network: it counts how often the nearest other image has the same label.
 # With labels that belong to other images that is as often as by chance.
 #
@@ -479,7 +482,7 @@ def softmax_twice(seed, ill=True):
     return case
 
 
-symptom(healthy, softmax_twice)
+symptom(softmax_twice)
 diagnose(softmax_twice)
 report = examine(**softmax_twice(0))
 print({f.probe: f.measured for f in report.findings if f.probe in ("first_loss", "by_heart")})
@@ -489,7 +492,7 @@ sure = F.cross_entropy(torch.eye(10), torch.arange(10)).item()  # probability 1 
 print(f"the loss of a network that is sure and right, after a second softmax: {sure:.3f}")
 
 # %% [markdown]
-# It passes better than the healthy network: probabilities are all close to 0.1, so the loss is 2.303.
+# It passes better than the healthy network: probabilities are all close to 0.1, so the loss is close to 2.303.
 # It learns, more slowly, and its loss cannot fall below 1.461, which exercise 1 derives.
 # The test of the first loss sees the *scale* of the outputs, and the softmax makes that right.
 # `logits` looks at the outputs themselves, and `by_heart` at what the loss can become.
@@ -524,13 +527,13 @@ def scheduled(seed, ill=True):
     return case | dict(step=step)
 
 
-symptom(healthy, no_zero_grad, scheduled)
+symptom(no_zero_grad, scheduled)
 for patient in (no_zero_grad, scheduled):
     diagnose(patient)
 
 # %% [markdown]
-# In this run higher.
-# The gradients of all steps so far add up, which is a momentum of 1 that forgets nothing.
+# Higher, and by far: 164 in this run.
+# At each step the optimizer meets the sum of all gradients so far, as `gradient` found with two equal steps.
 #
 # ## Frozen, and it moves
 # A trained body is frozen and a new last layer is trained (isht7/pytorch-deeplab-resnet, issue 39; chapter 8).
@@ -555,7 +558,7 @@ def thawing(seed, ill=True):
     return case | dict(optimizer=torch.optim.SGD(model.fc.parameters(), 0.05), step=step)
 
 
-symptom(healthy, thawing)
+symptom(thawing)
 diagnose(thawing)
 
 # %% [markdown]
@@ -618,7 +621,7 @@ mixed = torch.randperm(len(TEST), generator=torch.Generator().manual_seed(0))
 orders = {"class after class": (folder, 64), "random": (mixed, 64), "one by one": (mixed[:500], 1)}
 for ill in (True, False):
     case = sequence(0, ill)
-    course(**case, steps=540)
+    course(**case, steps=360)
     shares = {name: in_order(case["model"], *order) for name, order in orders.items()}
     said = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     print(f"{'sequence' if ill else 'repaired':9} {said}")
@@ -627,9 +630,9 @@ for ill in (True, False):
 diagnose(sequence)
 
 # %% [markdown]
-# Class after class: neighbours in the batch have the same class, and the LSTM lets them vote.
-# One by one the network reaches much less, and that is what a user would get.
-# Without the LSTM, which has nothing to do for single images, the order does not matter.
+# Class after class, where neighbours in the batch have the same class: in this run 77 %.
+# One by one it is 58 %, and that is what a user would get.
+# Without the LSTM, which has nothing to do for single images, it is 81 % in any order.
 #
 # The last patient needs no wrong line of code.
 # After every epoch the accuracy on the *test* images is measured, and the best network is kept (kuangliu/pytorch-cifar, issues 14 and 145).
@@ -638,9 +641,10 @@ diagnose(sequence)
 
 # %%
 torch.manual_seed(0)
-case, hits, sets = healthy(0), [], TRAIN[:1500]
-for epoch in range(30):
-    course(**case | dict(data=sets), seed=epoch, steps=24)
+case, hits, few = healthy(0), [], TRAIN[:1500]
+for _ in range(30):
+    for x, y in few.batches(64, shuffle=True):
+        plain_step(case["model"].train(), case["optimizer"], x, y)
     with torch.no_grad():
         out = torch.cat([case["model"].eval()(x).argmax(1) for x, _ in TEST.batches(200)])
     hits.append(out == TEST.labels)
@@ -669,7 +673,7 @@ assert looks - holds > 0.005
 print(examine(**healthy(0)).ok)
 
 # %% [markdown]
-# In this run by X points, and by fewer the more images choose.
+# In this run by about three points, and by fewer the more images choose.
 # No probe of `examine` can see that, since nothing in model, data or step is wrong.
 # `chosen` finds it because it needs what is usually thrown away: which image was right after which epoch.
 #
@@ -750,15 +754,8 @@ def row(case):
     return {f.probe: None if f.ok is None else int(not f.ok) for f in found}
 
 
-# %% tags=["nbval-ignore-output", "reason: which of two probes raises an alarm may differ"]
-rows = {case.__name__: row(case(0)) for case in PATIENTS + WELL}
-assert all(1 in rows[case.__name__].values() for case in PATIENTS)
-assert not any(1 in rows[case.__name__].values() for case in WELL)
-print(f"{len(PATIENTS)} patients found, no alarm for {len(WELL)} healthy networks")
-
 # %% [markdown]
-# That was seed 0.
-# `assets/make_experiments.py` has recorded it for seeds 0 to 4, with the accuracy after 150 steps.
+# `assets/make_experiments.py` has recorded all rows for seeds 0 to 4, with the accuracy after 150 steps.
 #
 # **Predict**: which probe finds the most patients, and how many patients have an accuracy like that of the healthy network?
 
@@ -805,7 +802,11 @@ def matrix(alarms, accuracies, names, probes):
 
 
 # %% tags=["nbval-ignore-output", "reason: the order of equal counts is free"]
-alarms, accuracies = tally(recorded("clinic")["runs"])
+record = recorded("clinic")["runs"]
+for case in (in_place, transformer):  # two rows live: are they as recorded?
+    (known,) = [run for run in record if run["kind"] == case.__name__ and run["seed"] == 0]
+    assert row(case(0)) == known["alarms"]
+alarms, accuracies = tally(record)
 probes = list(dict.fromkeys(probe for _, probe in alarms))
 names = [case.__name__ for case in PATIENTS + WELL]
 figures.show(matrix(alarms, accuracies, names, probes))
@@ -813,13 +814,18 @@ ill, well = names[: len(PATIENTS)], names[len(PATIENTS) :]
 assert all(max(alarms[name, probe] or 0 for probe in probes) == 5 for name in ill)
 assert not any(alarms[name, probe] for name in well for probe in probes)
 least = min(accuracies["healthy"])
-hidden = [name for name in ill if name != "misspelt" and max(accuracies[name]) >= least]
-print("as accurate as a healthy network in some of five seeds:", ", ".join(hidden))
+mean = {name: sum(accuracies[name]) / 5 for name in ill if None not in accuracies[name]}
+hidden = [name for name in mean if mean[name] >= least]
+finds = {p: sum(alarms[name, p] == 5 for name in ill) for p in probes}
+print("patients found in all seeds:", ", ".join(f"{p} {n}" for p, n in finds.items() if n))
+print("as accurate as the worst healthy network, on average:", ", ".join(hidden))
+assert max(finds.values()) <= 3 and finds["first_loss"] == 0
 
 # %% [markdown]
-# `parameters`, `gradient` and `shortcuts` find two or three each, and no probe finds all: that is what a probe is.
-# The first loss, the test that everybody knows, finds none of these patients.
-# In the column of accuracies the shortcut's bugs, the ignored layer and the wrong stride look healthy.
+# Four probes find two of the thirteen in every seed, and none finds more: a probe sees one kind of bug.
+# `first_loss`, the test that everybody knows, finds none of these patients, and neither does `modes`.
+# Four patients are as accurate as the healthy network: the ignored layer, both shortcuts and the wrong stride.
+# For the healthy networks, the last seven rows, there is no alarm in five seeds.
 #
 # What each probe cannot see, in one line:
 # - `images`, `neighbours`, `labels` see the data, and nothing of the network; `neighbours` needs hundreds of labelled inputs
@@ -838,7 +844,7 @@ print("as accurate as a healthy network in some of five seeds:", ", ".join(hidde
 # %%
 left, count = set(ill), 0
 while left:
-    finds = {probe: {name for name in left if alarms[name, probe]} for probe in probes}
+    finds = {probe: {name for name in left if alarms[name, probe] == 5} for probe in probes}
     best = max(probes, key=lambda probe: len(finds[probe]))
     print(f"{best:10} {', '.join(sorted(finds[best]))}")
     left, count = left - finds[best], count + 1
@@ -866,7 +872,7 @@ assert count >= 8
 # ## Pitfalls
 # - **A test passes, so all is well.** The first loss is ln 10 with one softmax too many.
 # - **The weights load, so it is the right network.** Names and shapes load; strides and ReLUs are not in the file.
-# - **It learns, so it is right.** Three of the patients learn as well as the healthy network.
+# - **It learns, so it is right.** Four of the patients learn as well as the healthy network.
 # - **`report.ok`.** The third exercise has a bug that all probes miss.
 #
 # ## Exercises
@@ -923,6 +929,8 @@ check.depends(depends)
 
 
 # %%
+from d2lres import figures
+
 x, y = TRAIN.tensors()
 colour = (x * torch.tensor([1.0, 0.8, 0.6]).view(3, 1, 1)).permute(0, 2, 3, 1)  # (N, H, W, C)
 wrong = colour.reshape(-1, 3, 14, 14)
@@ -982,10 +990,10 @@ check.three_bugs(three_bugs)
 
 # %% [markdown]
 # ## Summary
-# - A probe sees one kind of bug: the map has a column that is empty for these patients, the first loss, and no column without holes (thirteen patients, seven healthy networks, seeds 0 to 4).
+# - A probe sees one kind of bug: none of sixteen finds more than two of thirteen patients in every seed, and all together find all, without an alarm for seven healthy networks (seeds 0 to 4).
 # - A second softmax passes the test of the first loss better than a healthy network, and bounds the loss from below: 1.461 for ten classes.
 # - Note 004 needs twelve mends. After eleven it loads torchvision's weights, and computes something else.
-# - A wrong shortcut, an ignored layer and a wrong stride hardly show in the accuracy of small networks after 150 steps.
+# - A wrong shortcut, an ignored layer and a wrong stride do not show in the accuracy of these small networks after 150 steps.
 # - What looks better than right needs other tests: batches in another order, and images that did not choose.
 #
 # **Further reading**
