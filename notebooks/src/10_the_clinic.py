@@ -226,6 +226,7 @@ MENDS = {
 }
 
 
+# %%
 def mended(count):
     """The note's classes after the first `count` mends."""
     text = BLOCKS + NETWORK
@@ -339,6 +340,7 @@ def rewired(seed, rule, ill):
     return case
 
 
+# %%
 def ignored(seed, ill=True):
     def rule(block, x, ill):
         out = F.relu(block.bn1(block.conv1(x)))
@@ -588,6 +590,7 @@ class Recurrent(nn.Module):
         return self.fc(x if self.lstm is None else self.lstm(x)[0])
 
 
+# %%
 def runs_of_classes(count, seed):
     """Batches of 64: four classes, sixteen images of each, one class after the other."""
     draws, (x, y) = torch.Generator().manual_seed(seed), TRAIN.tensors()
@@ -722,6 +725,7 @@ def without_norm(seed):
     return other(seed, lambda: nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 10)))
 
 
+# %%
 class Transformer(nn.Module):
     """Two transformer blocks on 7×7 patches of 2×2 pixels."""
 
@@ -777,6 +781,7 @@ def tally(runs):
     return alarms, accuracies
 
 
+# %%
 def matrix(alarms, accuracies, names, probes):
     """A picture: a row for each case, a column for each probe."""
     fig = Figure(figsize=(9.5, 7.4), facecolor="white", layout="constrained")
@@ -868,7 +873,8 @@ assert count >= 8
 # 13. If a part is frozen: compare its parameters *and buffers* before and after a step.
 # 14. Is it meant to be a known network? Load the same weights into both, and compare logits.
 # 15. It learns too well: which images chose the network, and has it seen the test images or their neighbours?
-#
+
+# %% [markdown]
 # ## Pitfalls
 # - **A test passes, so all is well.** The first loss is ln 10 with one softmax too many.
 # - **The weights load, so it is the right network.** Names and shapes load; strides and ReLUs are not in the file.
