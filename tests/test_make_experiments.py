@@ -413,7 +413,9 @@ def test_a_shipped_record_is_whole_and_belongs_to_the_current_settings(name):
             pairs = [(score["labels"], score["rate"]) for score in run["scores"]]
             assert pairs == [(n, rate) for n in labels for rate in settings["rates"]]
         if name == "clinic":
-            assert len(run["alarms"]) == 16 and (run["accuracy"] is None) == (run["kind"] == "misspelt")
+            assert len(run["alarms"]) == 16 and (run["accuracy"] is None) == (
+                run["kind"] == "misspelt"
+            )
         if name == "thaw":
             assert list(run["test"]) == ["5", "50"] and 0.1 < run["test"]["5"] <= 1
         if "lesion" in run:

@@ -51,6 +51,13 @@ def depends(answer) -> str:
         x = torch.randn(len(rows), 2, 2)
         model: Any = scramble(_Mixed(rows, 4))
         model.train(i % 2 == 0).bn.train(i > 1)
+        with torch.no_grad():
+            model.bn.weight[0] = 0.0  # a number of the input that does not matter
+            model.fc.weight.abs_().neg_()
+            if i % 2:
+                model.fc.weight[0] = 0.0  # a class that depends on nothing
+            else:
+                model.fc.weight[2] = -model.fc.weight[:2].sum(0)  # the sum of all is constant
         wanted = torch.zeros(len(rows), len(rows), dtype=torch.bool)
         for row, inputs in enumerate(rows):
             wanted[row, inputs] = True
@@ -64,7 +71,8 @@ def depends(answer) -> str:
         require(got.shape == wanted.shape, told)
         turned = torch.equal(got, wanted.T) and not torch.equal(wanted, wanted.T)
         require(not turned, f"{shown}: rows are outputs and columns inputs; yours are exchanged.")
-        told = f"{shown}, yours gives {got.int().tolist()}: is it in eval mode, row by row?"
+        told = f"{shown}, yours gives {got.int().tolist()}: in eval mode, ask for each class by itself,"
+        told += " as their sum may cancel, and take any number that is not 0."
         require(torch.equal(got, wanted), told)
     return (
         "an output without a gradient from the other inputs is the same in any small neighbourhood."

@@ -12,17 +12,19 @@ RIGHT = {
 
         net, leaf = copy.deepcopy(model).eval(), x.clone().requires_grad_()
         out = net(leaf)
-        rows = []
+        found = torch.zeros(len(x), len(x), dtype=torch.bool)
         for i in range(len(x)):
-            (slope,) = torch.autograd.grad(out[i].sum(), leaf, retain_graph=True)
-            rows.append(slope.flatten(1).abs().sum(1) > 0)
-        return torch.stack(rows)
+            for c in range(out.shape[1]):
+                (slope,) = torch.autograd.grad(out[i, c], leaf, retain_graph=True)
+                found[i] |= slope.flatten(1).abs().sum(1) > 0
+        return found
         """,
         """
         import copy
 
         net = copy.deepcopy(model).eval()
-        whole = torch.autograd.functional.jacobian(lambda z: net(z).sum(1), x)
+        weights = torch.tensor([0.3, -1.7, 2.9])
+        whole = torch.autograd.functional.jacobian(lambda z: net(z) @ weights, x)
         return whole.flatten(2).abs().amax(2) > 0
         """,
         """
@@ -67,17 +69,20 @@ WRONG = {
         (") - 1", ")", "subtract the logit"),
         ("math.log(math.e + classes - 1) - 1", "1 - math.log(math.e + classes - 1)", "positive"),
         ("", "return math.log2(math.e + classes - 1) - math.log2(math.e)", "natural"),
-        ("", "return 1.461", "floor(2) should give"),
+        ("", "return 1.461", "floor(10) should give"),
         ("", "return round(math.log(math.e + classes - 1) - 1, 3)", "should give"),
     ],
     "depends": [
-        ("model.eval()", "model", "eval mode"),
-        ("for row in rows]", "for row in rows], 1", "exchanged"),
+        ("model.eval()", "model", "changes model.bn"),
+        ("return torch.stack(rows)", "return torch.stack(rows).T", "exchanged"),
         ("module.training = mode", "pass", "mode"),
         ("x.detach().clone().requires_grad_()", "x.requires_grad_()", "changes x"),
-        (".ne(0).any(1)", ".ne(0).float().mean(1)", "bool"),
-        (".any(1)", ".all(1)", "eval mode, row by row"),
-        (".ne(0).any(1)", ".gt(0).any(1)", "yours gives"),
+        (".ne(0).any(2).any(0)", ".ne(0).float().mean(2).amax(0)", "bool"),
+        (".any(2)", ".all(2)", "any number that is not 0"),
+        (".any(0)", ".all(0)", "any number that is not 0"),
+        (".ne(0)", ".gt(0)", "any number that is not 0"),
+        ("for one in each]", "for one in [each.sum()]]", "their sum may cancel"),
+        ("for one in each]", "for one in each[:1]]", "their sum may cancel"),
         ("", "return torch.eye(len(x)).bool()", "yours gives"),
         ("", "return torch.ones(len(x), len(x)).bool()", "yours gives"),
     ],
@@ -101,11 +106,11 @@ WRONG = {
         ("", "return min(1.0, 0.5 * (x.diff().square().mean() / x.var()).item())", "should give"),
     ],
     "three_bugs": [
-        ("", "return 7, set()", "yours are 0"),
-        ("", "return 7", "your number and the three names"),
-        ("number = 7", "number = 8", "of your three are right"),
-        ("number = 7", 'number = "7"', "whole"),
-        ("", 'return 7, {"softmax", "a", "b"}', "is not one of BUGS"),
-        ("", "return 7, 'labels shuffled'", "set of three texts"),
+        ("", "return 3, set()", "yours are 0"),
+        ("", "return 3", "your number and the three names"),
+        ("number = 3", "number = 4", "of your three are right"),
+        ("number = 3", 'number = "3"', "whole"),
+        ("", 'return 3, {"softmax", "a", "b"}', "is not one of BUGS"),
+        ("", "return 3, 'labels shuffled'", "set of three texts"),
     ],
 }

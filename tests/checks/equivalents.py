@@ -63,6 +63,22 @@ EQUIVALENT = {
         "parameter -> part": "part.requires_grad_ reaches all parameters",
     },
     "occlusion": {"with torch.no_grad(): -> if True:": "slower, and the same numbers"},
+    "depends": {
+        "x.detach().clone -> x.clone": "x has no graph",
+        "x.detach().clone().requires_gr… -> x.detach().requires_grad_": "only the leaf asks for one",
+        "torch.stack(slopes).flatten(2)… -> torch.stack(slopes).flatten(2)… #2": "any() of numbers",
+        "0 -> -1": "a tuple of one",
+    },
+    "roughness": {
+        "(pairs.square().mean() / (2 * … -> pairs.square().mean() / (2 * x…": TENSOR,
+        "x.diff(dim=-1) -> x.diff()": "-1 is the default",
+        "[x.diff(dim=-1).flatten(), x.d… -> [x.diff(dim=-2).flatten(), x.d…": ORDER,
+        "dim=-2 -> dim=2": "x has four dimensions",
+    },
+    "three_bugs": {
+        "{'a layer is ignored', 'softma… -> {'softmax at the end', 'a laye…": ORDER,
+        "'softmax at the end', 'the los… -> 'the loss is a sum', 'softmax …": ORDER,
+    },
     "accumulate": {"+= -> = total +": NUMBER, "total += loss.item() -> total += loss": TENSOR},
     "whole_gradient": {
         "(g, n) -> (n, g)": ORDER,
