@@ -452,7 +452,7 @@ def shortcuts(model: Module, x: Tensor) -> Said:
     if not asked:
         return {}, "no block passes its input on"
     measured = dict(blocks=len(asked), wrong=len(wrong))
-    return measured, {f"{said}, and should its input: look at its shortcut": True for said in wrong}
+    return measured, {f"{said}; it should pass on its input as it is": True for said in wrong}
 
 
 def _keeping_shape(model: Module, x: Tensor) -> dict[str, tuple[Module, Tensor, tuple, dict]]:

@@ -18,7 +18,7 @@
 # %% [markdown]
 # ## A healthy patient
 # A **probe** is a small test of one kind of bug: it measures, and it raises an alarm or none.
-# `examine` tries sixteen of them on a network, its data and its training step, and leaves all three as they were.
+# `examine` tries sixteen of them on a network, its data and its training step, and leaves network, optimizer and random numbers as they were.
 #
 # **Predict**: a network of ten classes has not been trained.
 # What is its loss, about?
@@ -48,11 +48,12 @@ print(report)
 assert report.ok and len(report.findings) == 16
 
 # %% [markdown]
-# About ln 10 = 2.30, the loss of an equal guess: here 2.6, since the guesses are not equal.
+# About ln 10 = 2.30, the loss of an equal guess: here 2.32, since the guesses are not quite equal.
 # An alarm is printed with what to do next; `-` says that there was nothing to test.
 # `report.ok` says that no probe raised an alarm, and not that all is well.
 #
-# Every patient below is a case like this one with a bug in it.
+# A **case** is what `healthy` returns: model, data, optimizer and step.
+# Every patient below is a case with a bug in it.
 # To see its symptom, train it for 150 steps.
 
 # %%
@@ -85,12 +86,15 @@ def course(model, data, optimizer, step, seed=0, steps=150):
 # The accuracy is that on thirty batches of the case's own images, in eval mode: a wrong pipeline has no other.
 
 
-# %%
+# %% tags=["nbval-ignore-output", "reason: trained numbers differ a little between machines"]
 def symptom(*patients, seed=0):
-    """How the patients train."""
+    """How the patients train. Returns their accuracies."""
+    found = []
     for patient in patients:
         early, late, accuracy = course(**patient(seed), seed=seed)
         print(f"{patient.__name__:14} loss {early:.2f} -> {late:.2f}   accuracy {accuracy:.0%}")
+        found.append(accuracy)
+    return found
 
 
 def diagnose(patient, seed=0):
@@ -98,18 +102,22 @@ def diagnose(patient, seed=0):
     for ill in (True, False):
         report = examine(**patient(seed, ill))
         found = [f"{f.probe}: {f.advice}" for f in report.findings if f.ok is False]
-        print(f"{patient.__name__}{'' if ill else ', repaired'}: {'; '.join(found) or 'no alarm'}")
+        print(
+            f"{patient.__name__}{'' if ill else ', repaired'}:",
+            *found or ["no alarm"],
+            sep="\n    ",
+        )
         assert report.ok != ill
 
 
-symptom(healthy)
+assert min(symptom(healthy)) > 0.6
 
 # %% [markdown]
 # ## Loud: it does not run
-# The first patient is from the study notes: one letter of a method's name is missing.
+# Chapter 2 has met a misspelt `forward`; here it is deep in a network.
 #
 # **Predict**: building the network succeeds.
-# What kind of error comes when it is called, and does it name the wrong letter?
+# Does the error that comes when it is called say in which layer the mistake is?
 
 
 # %% tags=["raises-exception"]
@@ -137,12 +145,12 @@ misspelt(0)["model"](torch.zeros(1, 1, 14, 14))
 diagnose(misspelt)
 
 # %% [markdown]
-# A `NotImplementedError` that names the class, and neither the layer nor the letter.
+# No: it is a `NotImplementedError` that names the class, and neither the layer nor the letter.
 # The probe `runs` keeps track of the module that is running, so it can say where and look for a name like `forward`.
 #
 # ## Note 004, mended step by step
 # The last of the study notes builds ResNet-18 and -50 by hand, and ends with the words that it will be continued.
-# Here is its code, written anew with the same mistakes.
+# Here is its code, written anew with the same mistakes, shorter, and with 1,000 classes.
 
 # %%
 BLOCKS = """
@@ -162,7 +170,7 @@ class Bottle(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(inplanes, planes, 1), nn.BatchNorm2d(planes)
         self.conv2, self.bn2 = nn.Conv2d(planes, planes, 3, stride, 1), nn.BatchNorm2d(planes)
-        self.conv3, self.bn3 = nn.Conv2d(planes, planes * 4, 1), nn.BatchNorm2d(planes * 4)
+        self.conv3, self.bn3 = nn.Conv2d(planes, planes * 4, 1, bias=False), nn.BatchNorm2d(planes * 4)
         self.downsample = downsample
     def forward(self, x):
         out = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
@@ -201,7 +209,7 @@ class Net(nn.Module):
 # Mend one mistake at a time, and after each try to build and call both networks.
 # That costs nothing on PyTorch's device `meta`, where tensors have shapes and no numbers.
 #
-# **Predict**: how many of the twelve mends does it take until ResNet-18 runs, and until it computes the right thing?
+# **Predict**: how many of the twelve mends does it take, in this order, until ResNet-18 runs?
 
 # %%
 MENDS = {
@@ -214,12 +222,9 @@ MENDS = {
     "the last layer expects 512": ["nn.Linear(512,", "nn.Linear(512 * block.expansion,"],
     "conv3 reads x": ["self.conv3(x)", "self.conv3(out)"],
     "two more blocks, whatever the count": ["in (1, count)", "in range(1, count)"],
-    "biases that BN takes away": [
-        "), nn.BatchNorm2d(planes",
-        ", bias=False), nn.BatchNorm2d(planes",
-    ],
+    "biases that BN takes away": [" 1), nn.Batch", " 1, bias=False), nn.Batch"],
     "names other than torchvision's": ["self.stem", "self.conv1", "self.norm", "self.bn1"],
-    "the stem has no ReLU": [
+    "the last one": [
         "self.bn1(self.conv1(x)))\n        x",
         "F.relu(self.bn1(self.conv1(x))))\n        x",
     ],
@@ -265,9 +270,10 @@ assert [state(4, 18), state(8, 50), state(11, 18)] == ["runs", "runs", "loads we
 
 # %% [markdown]
 # Four until ResNet-18 runs; ResNet-50 needs eight.
-# After eleven both take torchvision's weights, name by name, and the network is still another one.
+# After eleven both take torchvision's weights, name by name.
 #
-# **Predict**: what does `twin` say, the probe that compares with a ResNet of the same names and weights?
+# **Predict**: is it torchvision's network then?
+# `twin` is the probe that compares with a ResNet of the same names and weights.
 
 # %%
 from d2lres.clinic import twin
@@ -287,7 +293,7 @@ for count in (11, 12):
         assert equal == said.ok == (count == 12)
 
 # %% [markdown]
-# That negative numbers reach the first stage, so a ReLU is missing.
+# No: negative numbers reach the first stage, so the ReLU of the stem is missing.
 # `load_state_dict` compares names and shapes, and nothing else: a network that loads is not yet the right network.
 # With the twelfth mend the logits are torchvision's to the last bit.
 # The weights here are random; chapter 3 says what is needed for trained ones.
@@ -340,7 +346,7 @@ def rewired(seed, rule, ill):
     return case
 
 
-# %%
+# %% tags=["nbval-ignore-output", "reason: trained numbers differ a little between machines"]
 def ignored(seed, ill=True):
     def rule(block, x, ill):
         out = F.relu(block.bn1(block.conv1(x)))
@@ -350,10 +356,11 @@ def ignored(seed, ill=True):
     return rewired(seed, rule, ill)
 
 
-symptom(listed, ignored)
+found = symptom(listed, ignored)
+assert found[0] < 0.7 and found[1] > 0.6
 
 # %% [markdown]
-# **Predict**: how many parameters has the network whose blocks are in a list, beside the 19,202 of the healthy one, and which of its layers learn?
+# **Predict**: how many parameters has the network whose blocks are in a list, beside the 19,074 of the healthy one, and which of its layers learn?
 
 # %% tags=["nbval-ignore-output", "reason: a count of steps may differ between machines"]
 for patient in (listed, ignored):
@@ -361,16 +368,17 @@ for patient in (listed, ignored):
     print(sum(p.numel() for p in patient(0)["model"].parameters()), "parameters")
 
 # %% [markdown]
-# Only stem and last layer are known, so only they are trained, moved to a GPU, or put into eval mode.
+# 418: only stem and last layer are known, so the optimizer trains nothing else.
+# `eval()` does not reach the blocks either, and so `alone` raises an alarm.
 #
 # ## The shortcut
 # In a block that begins with a ReLU, `inplace=True` overwrites the input, and the shortcut with it (iduta/iresnet, pull request 2; rosinality/vq-vae-2-pytorch, issue 60).
 # In another, the shortcut was added twice (yakhyo/darknet-pytorch, issue 2).
 #
-# **Predict**: does the accuracy after 150 steps tell the two patients from the healthy network?
+# **Predict**: does the accuracy after 150 steps tell the two patients from the healthy network, which has 77 %?
 
 
-# %%
+# %% tags=["nbval-ignore-output", "reason: trained numbers differ a little between machines"]
 def in_place(seed, ill=True):
     def rule(block, x, ill):
         out = block.bn1(block.conv1(F.relu(x, inplace=ill)))
@@ -390,7 +398,7 @@ def twice(seed, ill=True):
     return rewired(seed, rule, ill)
 
 
-symptom(in_place, twice)
+assert min(symptom(in_place, twice)) > 0.6
 
 # %%
 for patient in (in_place, twice):
@@ -401,8 +409,8 @@ print("in place and healthy have equal logits:", torch.equal(*logits))
 assert torch.equal(*logits)
 
 # %% [markdown]
-# No: 77 and 75 % are as good as the healthy network's 77 %, in this run; the map below has five seeds.
-# The first *is* the healthy network: it was meant to hand negative numbers past the block, and the overwritten input hands on what the stem's ReLU would.
+# No, in this run; the map below has five seeds.
+# The first even *is* the healthy network: it was meant to hand negative numbers past the block, and the overwritten input hands on what the stem's ReLU would.
 # The probe `shortcuts` sets all parameters of a block to zero, so that its branch is silent, and asks what of its input comes through.
 # It sends negative numbers, too, as a ReLU in the wrong place lets the others pass.
 #
@@ -412,7 +420,7 @@ assert torch.equal(*logits)
 # **Predict**: which of these change: the shape of the output, the number of parameters, the arithmetic?
 
 
-# %%
+# %% tags=["nbval-ignore-output", "reason: trained numbers differ a little between machines"]
 from d2lres.probes import flops
 
 
@@ -429,21 +437,21 @@ for patient in (healthy, stride):
     print(
         f"{patient.__name__:8} {tuple(model(one).shape)} {flops(model, one)['convolution']:,} FLOPs"
     )
-symptom(stride)
+assert min(symptom(stride)) > 0.6
 diagnose(stride)
 
 # %% [markdown]
 # The arithmetic, by half as much again: the first convolution runs on maps of four times the area.
-# Shapes and parameters are the same, the weights load, and in this run the accuracy is that of the healthy network.
+# The shape of the output is the same, and in this run the accuracy is that of the healthy network.
 #
 # ## What goes in
-# Pixels were divided by 255 twice (ClementPinard/SfmLearner-Pytorch, issue 142), and then normalised as always.
-# Images were shuffled, and their labels were not (keras-team/keras, pull request 7520).
+# Pixels were divided by 255 twice (4uiiurz1/pytorch-nested-unet, issue 62), and then normalised as always.
+# Images were shuffled, and their labels were not, as by whoever wrote pull request 7520 of keras-team/keras.
 #
 # **Predict**: which of the two does a network with BN survive?
 
 
-# %%
+# %% tags=["nbval-ignore-output", "reason: trained numbers differ a little between machines"]
 def scaled(seed, ill=True):
     case = healthy(seed)
     x, y = TRAIN.tensors()
@@ -462,7 +470,7 @@ def shuffled(seed, ill=True):
     return case
 
 
-symptom(scaled, shuffled)
+assert max(symptom(scaled, shuffled)) < 0.4
 for patient in (scaled, shuffled):
     diagnose(patient)
 
@@ -488,17 +496,18 @@ def softmax_twice(seed, ill=True):
     return case
 
 
-symptom(softmax_twice)
+assert max(symptom(softmax_twice)) < 0.7
 diagnose(softmax_twice)
 report = examine(**softmax_twice(0))
-print({f.probe: f.measured for f in report.findings if f.probe in ("first_loss", "by_heart")})
-first = {f.probe: f for f in report.findings}["first_loss"]
-assert first.ok and abs(first.measured["loss"] - first.measured["ln C"]) < 0.05
+measured = {f.probe: f.measured for f in report.findings}
+first, last = measured["first_loss"]["loss"], measured["by_heart"]["after"]
+print(f"first loss {first:.3f}, after learning one batch by heart {last:.3f}")
+assert abs(first - 2.303) < 0.05 and last > 1.46
 sure = F.cross_entropy(torch.eye(10), torch.arange(10)).item()  # probability 1 for the right class
 print(f"the loss of a network that is sure and right, after a second softmax: {sure:.3f}")
 
 # %% [markdown]
-# It passes better than the healthy network: probabilities are all close to 0.1, so the loss is close to 2.303.
+# It passes, in this run better than the healthy network: probabilities are all close to 0.1, so the loss is close to 2.303.
 # It learns, more slowly, and its loss cannot fall below 1.461, which exercise 1 derives.
 # The test of the first loss sees the *scale* of the outputs, and the softmax makes that right.
 # `logits` looks at the outputs themselves, and `by_heart` at what the loss can become.
@@ -510,7 +519,7 @@ print(f"the loss of a network that is sure and right, after a second softmax: {s
 # **Predict**: without `zero_grad`, is the loss after 150 steps higher, or is it lower?
 
 
-# %%
+# %% tags=["nbval-ignore-output", "reason: trained numbers differ a little between machines"]
 def no_zero_grad(seed, ill=True):
     def step(model, optimizer, x, y):
         F.cross_entropy(model(x), y).backward()
@@ -533,7 +542,7 @@ def scheduled(seed, ill=True):
     return case | dict(step=step)
 
 
-symptom(no_zero_grad, scheduled)
+assert max(symptom(no_zero_grad, scheduled)) < 0.6
 for patient in (no_zero_grad, scheduled):
     diagnose(patient)
 
@@ -542,13 +551,14 @@ for patient in (no_zero_grad, scheduled):
 # At each step the optimizer meets the sum of all gradients so far, as `gradient` found with two equal steps.
 #
 # ## Frozen, and it moves
-# A trained body is frozen and a new last layer is trained (isht7/pytorch-deeplab-resnet, issue 39; chapter 8).
+# A body is frozen and a last layer is trained (speedinghzl/Pytorch-Deeplab, issue 17; chapter 8).
+# Here the body is random, so its accuracy means little: look at what moves.
 #
 # **Predict**: no parameter of the body requires a gradient.
 # What of it moves all the same?
 
 
-# %%
+# %% tags=["nbval-ignore-output", "reason: trained numbers differ a little between machines"]
 def thawing(seed, ill=True):
     case = healthy(seed)
     model = case["model"]
@@ -564,16 +574,17 @@ def thawing(seed, ill=True):
     return case | dict(optimizer=torch.optim.SGD(model.fc.parameters(), 0.05), step=step)
 
 
-symptom(thawing)
+assert max(symptom(thawing)) < 0.6
 diagnose(thawing)
 
 # %% [markdown]
-# The running statistics of BN, in train mode: they are buffers, and no gradient moves them.
+# Running mean, running variance and the count of batches of each BN, in train mode: they are **buffers**, and no gradient moves them.
 #
-# ## Better-looking than right
-# The worst bugs raise the accuracy.
+# ## Better-looking than it is
+# Some bugs make the measured accuracy higher than what a user gets.
 # A recurrent layer stands between features and classes, for images that come as a sequence.
-# PyTorch's `LSTM` takes a matrix (N, C) for *one* sequence of N steps: the batch becomes the time (as in DaoyuanLi2816/Molecule-Generator, pull request 22, and IBM/TabFormer, pull request 14).
+# PyTorch's `LSTM` takes a matrix (N, C) for *one* sequence of N steps: the batch becomes the time.
+# A transformer with the wrong `batch_first` does the same (DaoyuanLi2816/Molecule-Generator, pull request 22; IBM/TabFormer, pull request 14).
 # The training batches hold four classes, sixteen images of each one after the other.
 #
 # **Predict**: the test images come in the order of a folder, class after class; in random order; or one by one.
@@ -637,9 +648,8 @@ for ill in (True, False):
 diagnose(sequence)
 
 # %% [markdown]
-# Class after class, where neighbours in the batch have the same class: in this run 77 %.
-# One by one it is 58 %, and that is what a user would get.
-# Without the LSTM, which has nothing to do for single images, it is 81 % in any order.
+# Class after class: in this run 77 %, where random order has 45 %, and one by one, for 500 images, 58 %, which is what a user would get.
+# The repaired case has no LSTM, which has nothing to do for single images, and shuffled images; it has 81 or 82 % in all three.
 #
 # The last patient needs no wrong line of code.
 # After every epoch the accuracy on the *test* images is measured, and the best network is kept (kuangliu/pytorch-cifar, issues 14 and 145).
@@ -677,15 +687,15 @@ for size in (100, 200, 1000):
     assert looks > holds
 looks, holds = chosen(hits, 200)
 assert looks - holds > 0.005
-print(examine(**healthy(0)).ok)
+print("an alarm for the trained network:", not examine(**case).ok)
 
 # %% [markdown]
-# In this run by about three points, and by fewer the more images choose.
+# In this run by about three points (the mean of 200 draws), and by fewer the more images choose.
 # No probe of `examine` can see that, since nothing in model, data or step is wrong.
-# `chosen` finds it because it needs what is usually thrown away: which image was right after which epoch.
+# `chosen` measures it, from what is usually thrown away: which image was right after which epoch.
 #
 # ## The map
-# All patients, some healthy networks, and all probes: who sees what?
+# Thirteen of the fifteen patients, seven healthy networks, and all probes: who sees what?
 # These are the healthy ones.
 
 
@@ -831,24 +841,26 @@ print("as accurate as the worst healthy network, on average:", ", ".join(hidden)
 assert max(finds.values()) <= 3 and finds["first_loss"] == 0
 
 # %% [markdown]
-# Four probes find two of the thirteen in every seed, and none finds more: a probe sees one kind of bug.
-# `first_loss`, the test that everybody knows, finds none of these patients, and neither does `modes`.
-# Four patients are as accurate as the healthy network: the ignored layer, both shortcuts and the wrong stride.
-# For the healthy networks, the last seven rows, there is no alarm in five seeds.
+# Orange: an alarm in so many of five seeds; white: none; grey: nothing was tested.
+# Four probes find two of the thirteen in every seed, and none finds more.
+# `first_loss`, the test that everybody knows, finds none of these patients, and neither do `modes` and `signal`.
+# Four patients have on average at least the 75 % of the worst of five healthy networks: the ignored layer, both shortcuts and the wrong stride.
+# The healthy networks, the last seven rows, raise no alarm in five seeds; `frozen` had nothing to test there.
 #
-# What each probe cannot see, in one line:
-# - `images`, `neighbours`, `labels` see the data, and nothing of the network; `neighbours` needs hundreds of labelled inputs
-# - `runs` sees only what crashes
-# - `first_loss` sees the scale of the outputs, and a second softmax makes that right
-# - `by_heart` says that something in the network is wrong, and not what
-# - `logits` sees the outputs, `alone` and `modes` what the batch and the mode do to them
-# - `shortcuts` sees blocks that keep their shape, `signal` overflow, dead channels and missing activations
-# - `parameters` sees what gets no gradient, and nothing that gets a wrong one
-# - `twin` needs the names of a ResNet, `frozen` something frozen
-# - `gradient` and `rate` see the training step, for one batch and twenty steps
+# What each probe looks at, and at nothing else:
+# - `images`, `neighbours`, `labels`: the data; `neighbours` needs 64 labelled inputs, and five of each class
+# - `runs`: what crashes
+# - `first_loss`: the scale of the outputs, which a second softmax makes right
+# - `by_heart`: whether something in the network is wrong, and not what
+# - `logits`: the outputs; `alone` and `modes`: what the batch and the mode do to them
+# - `shortcuts`: blocks that keep their shape; `signal`: overflow, dead channels and missing activations
+# - `parameters`: what is not registered, not in the optimizer or without gradient, and no wrong gradient
+# - `twin`: networks with the names of a ResNet; `frozen`: what is frozen
+# - `gradient` and `rate`: the training step, for one batch and twenty steps
 #
 # ## It does not learn: what now?
-# The order comes from the map: always the probe that finds most of the patients still unexplained.
+# Which few probes are enough for these patients?
+# Take always the one that finds most of those still unexplained.
 
 # %%
 left, count = set(ill), 0
@@ -860,9 +872,10 @@ while left:
 assert count >= 8
 
 # %% [markdown]
-# In words, to print and to keep:
+# By hand, go from the cheap questions to the dear ones.
+# Fifteen lines to print and to keep:
 #
-# 1. Does a batch pass the model, forward and back? Read the *first* line of your own code in the traceback.
+# 1. Does a batch pass the model, forward and back? Read the *last* line of your own code in the traceback.
 # 2. Look at ten inputs with their labels, after all transformations. Mean about 0, deviation about 1?
 # 3. Do near neighbours have equal labels? If not, images and labels were shuffled apart.
 # 4. Are labels whole numbers from 0, and do the training batches mix the classes?
@@ -882,7 +895,7 @@ assert count >= 8
 # ## Pitfalls
 # - **A test passes, so all is well.** The first loss is ln 10 with one softmax too many.
 # - **The weights load, so it is the right network.** Names and shapes load; strides and ReLUs are not in the file.
-# - **It learns, so it is right.** Four of the patients learn as well as the healthy network.
+# - **It learns, so it is right.** Four of the patients cannot be told from the healthy network by an accuracy.
 # - **`report.ok`.** The third exercise has a bug that all probes miss.
 #
 # ## Exercises
@@ -909,7 +922,8 @@ check.floor(floor)
 
 # %% [markdown]
 # ### Exercise 2 (medium, 10 minutes): who depends on whom?
-# Write the probe that finds the LSTM, more exactly: for each pair of inputs, does output i depend on input j?
+# Write the probe that finds the LSTM, more exactly: for each pair of inputs, does output i depend on input j in eval mode?
+# Leave the model as it was.
 # <details><summary>Hint</summary>Make x a leaf with <code>x.clone().requires_grad_()</code>. For each i and each class c take <code>torch.autograd.grad(out[i, c], x, retain_graph=True)</code> and ask for which j it has a number that is not 0. The sum over the classes will not do: that of a softmax never changes.</details>
 
 
@@ -937,7 +951,7 @@ check.depends(depends)
 # %% [markdown]
 # ### Exercise 3 (medium, 10 minutes): the bug that all of ours miss
 # Pictures of shape (N, H, W, C) were brought to (N, C, H, W) with `reshape` where `permute` belongs.
-# Shapes, mean, deviation and labels are right, and a network learns from such images, more slowly.
+# Shapes and labels are right, and so are mean and deviation over all pixels.
 
 
 # %%
@@ -948,7 +962,10 @@ colour = (x * torch.tensor([1.0, 0.8, 0.6]).view(3, 1, 1)).permute(0, 2, 3, 1)  
 wrong = colour.reshape(-1, 3, 14, 14)
 torch.manual_seed(0)
 net = cifar_resnet(8, width=8)
-print("alarms:", [f.probe for f in examine(net, [(wrong, y)]).findings if f.ok is False])
+training = dict(optimizer=torch.optim.SGD(net.parameters(), 0.05), step=plain_step)
+report = examine(net, [(wrong, y)], **training)
+print("alarms:", [f.probe for f in report.findings if f.ok is False])
+print("above one channel of the pictures, below the same channel after reshape")
 figures.show(
     figures.images(torch.cat([colour.permute(0, 3, 1, 2)[:6, :1], wrong[:6, :1]]), columns=6)
 )
@@ -975,17 +992,18 @@ def roughness(x: torch.Tensor) -> float:
 check.roughness(roughness)
 
 # %% [markdown]
+# Try it: `roughness(colour.permute(0, 3, 1, 2))` and `roughness(wrong)`.
+
+# %% [markdown]
 # ### Exercise 4 (hard, 20 minutes): three bugs
-# `check.admit(number)` brings a patient with three of these bugs, and each number brings other ones.
-# Choose a number of your own, examine the patient, and say which three it has.
+# `check.admit(number)` brings a patient with three of these bugs; another number mostly brings others.
+# Choose a number of your own, examine the patient, and say which three it has; 3 is only an example.
 
 # %%
 print("\n".join(check.BUGS))
-patient = check.admit(3)
-print("patient 3:", type(patient["model"]).__name__, "with", ", ".join(patient))
 
 # %% [markdown]
-# <details><summary>Hint</summary><code>print(examine(**check.admit(3)))</code>, and read the advice of each alarm. One bug may hide another: mend what you can, and examine again.</details>
+# <details><summary>Hint</summary><code>print(examine(**check.admit(3)))</code>, and read the advice of each alarm. One probe may have two of them, after “also”, and <code>twin</code> raises an alarm for wrong shortcuts and ignored layers, too.</details>
 
 
 # %%
@@ -1002,11 +1020,11 @@ check.three_bugs(three_bugs)
 
 # %% [markdown]
 # ## Summary
-# - A probe sees one kind of bug: none of sixteen finds more than two of thirteen patients in every seed, and all together find all, without an alarm for seven healthy networks (seeds 0 to 4).
-# - A second softmax passes the test of the first loss better than a healthy network, and bounds the loss from below: 1.461 for ten classes.
+# - None of sixteen probes finds more than two of thirteen patients in every seed; all together find all of these, without an alarm for seven healthy networks (seeds 0 to 4).
+# - A second softmax passes the test of the first loss, and bounds the loss from below: 1.461 for ten classes.
 # - Note 004 needs twelve mends. After eleven it loads torchvision's weights, and computes something else.
-# - A wrong shortcut, an ignored layer and a wrong stride do not show in the accuracy of these small networks after 150 steps.
-# - What looks better than right needs other tests: batches in another order, and images that did not choose.
+# - An ignored layer, a shortcut added twice and a wrong stride hardly show in the accuracy of these small networks after 150 steps.
+# - What looks better than it is needs other tests: batches in another order, and images that did not choose.
 #
 # **Further reading**
 # - Humbatova et al. 2020, *Taxonomy of real faults in deep learning systems*: which bugs people have, from 1,059 artefacts
