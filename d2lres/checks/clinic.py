@@ -1,6 +1,8 @@
 """Self-checks of chapter 10, and the patient of its last exercise."""
 
 import math
+from collections.abc import Collection
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -8,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2lres.checks import call, check, compare, require, scramble
+from d2lres.checks._calls import Changed
 from d2lres.data import fashion_mnist
 from d2lres.networks import cifar_resnet
 
@@ -34,13 +37,13 @@ def floor(answer) -> str:
 class _Mixed(nn.Module):
     """Output i depends on the inputs `rows[i]`; BN and dropout mix or drop in train mode."""
 
-    def __init__(self, rows: list[list[int]], features: int) -> None:
+    def __init__(self, rows: list[list[int]], features: int, classes: int) -> None:
         super().__init__()
-        self.rows, self.fc = rows, nn.Linear(features, 3)
-        self.bn, self.drop = nn.BatchNorm1d(features), nn.Dropout(0.5)
+        self.rows, self.fc = rows, nn.Linear(features, classes)
+        self.stem = nn.Sequential(nn.BatchNorm1d(features), nn.Dropout(0.95))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.drop(self.bn(x.flatten(1)))
+        x = self.stem(x.flatten(1))
         return self.fc(torch.stack([x[row].tanh().sum(0) for row in self.rows]))
 
 
@@ -48,31 +51,54 @@ class _Mixed(nn.Module):
 def depends(answer) -> str:
     own = [[[0], [1], [2]], [[0, 1], [1], [2, 0], [3]], [[2], [0], [1]], [[0]], [[1], [1]]]
     for i, rows in enumerate(own):
-        x = torch.randn(len(rows), 2, 2)
-        model: Any = scramble(_Mixed(rows, 4))
-        model.train(i % 2 == 0).bn.train(i > 1)
+        shape, classes = [((2, 3), 3), ((5,), 4), ((1, 2, 2), 2), ((7,), 3), ((3, 2, 1), 5)][i]
+        x = torch.randn(len(rows), *shape)
+        model: Any = scramble(_Mixed(rows, x[0].numel(), classes))
+        bn, drop = model.stem
+        model.train(i % 2 == 0)
+        bn.train(i > 1)
+        drop.train(i != 2)
         with torch.no_grad():
-            model.bn.weight[0] = 0.0  # a number of the input that does not matter
-            model.fc.weight.abs_().neg_()
+            bn.weight.zero_()
+            bn.weight[i % x[0].numel()] = 1e-5  # one number of an input matters, a little
+            model.fc.weight.zero_()
             if i % 2:
-                model.fc.weight[0] = 0.0  # a class that depends on nothing
+                model.fc.weight[i - 1] = 2.0 - i  # one class depends on it
             else:
-                model.fc.weight[2] = -model.fc.weight[:2].sum(0)  # the sum of all is constant
+                model.fc.weight[0], model.fc.weight[-1] = 1.0, -1.0  # and the sum is constant
         wanted = torch.zeros(len(rows), len(rows), dtype=torch.bool)
         for row, inputs in enumerate(rows):
             wanted[row, inputs] = True
         for p in model.parameters():
             p.grad = torch.ones_like(p)
-        got = call(answer, model, x, draws=True)
+        try:
+            got = call(answer, model, x, draws=True)
+        except Changed as changed:
+            told = (
+                "it ran in train mode: call eval() first, for all layers, and restore their modes."
+            )
+            require("running" not in str(changed), told)
+            raise
         shown = f"where the outputs depend on the inputs {rows}"
-        require(isinstance(got, Tensor), f"return a tensor; yours is a {type(got).__name__}.")
+        plain = isinstance(got, Tensor) and got.layout == torch.strided and not got.is_meta
+        told = f"return a tensor, dense and on the CPU; yours is a {type(got).__name__}: is a `return` missing?"
+        require(plain and not got.is_nested, told)
         require(got.dtype == torch.bool, f"return a bool tensor; yours is {got.dtype}.")
         told = f"{shown}, the shape should be {tuple(wanted.shape)}; yours is {tuple(got.shape)}."
         require(got.shape == wanted.shape, told)
         turned = torch.equal(got, wanted.T) and not torch.equal(wanted, wanted.T)
         require(not turned, f"{shown}: rows are outputs and columns inputs; yours are exchanged.")
-        told = f"{shown}, yours gives {got.int().tolist()}: in eval mode, ask for each class by itself,"
-        told += " as their sum may cancel, and take any number that is not 0."
+        told = f"{shown}, yours gives {got.int().tolist()}"
+        why = (
+            "all depend on all: is it in train mode, or the sum over all outputs?"
+            if got.all()
+            else ""
+        )
+        why = (
+            why
+            or "ask for each class by itself, as their sum may cancel, and take any number not 0."
+        )
+        told = f"{told}: {why}"
         require(torch.equal(got, wanted), told)
     return (
         "an output without a gradient from the other inputs is the same in any small neighbourhood."
@@ -89,6 +115,10 @@ def roughness(answer) -> str:
         rows, columns = (x.diff(dim=d).square().mean() for d in (-1, -2))
         return ((weigh * rows + (1 - weigh) * columns) / (2 * x.var(correction=0))).item()
 
+    def sizes(x: Tensor) -> float:
+        pairs = torch.cat([x.diff(dim=-1).flatten(), x.diff(dim=-2).flatten()])
+        return (pairs.abs().mean() / (2 * x.var(correction=0))).item()
+
     mistakes = {
         "count the pairs in columns, too.": lambda x: halves(x, 1.0),
         "count the pairs in rows, too.": lambda x: halves(x, 0.0),
@@ -99,8 +129,12 @@ def roughness(answer) -> str:
             rough(x) * x.std(correction=0).item()
         ),
         "the variance divides by the number of pixels.": lambda x: rough(x) * (1 - 1 / x.numel()),
+        "one average over all pairs, not the sum of two.": lambda x: 2 * halves(x),
+        "square the differences.": lambda x: sizes(x),
+        "put 2 * variance in brackets.": lambda x: rough(x) * x.var(correction=0).item() ** 2,
     }
-    cases = [(torch.rand(3, 2, 4, 7) * 3 - 1,), (torch.randn(1, 1, 2, 5).cumsum(-1),)]
+    cases = [(torch.tensor([[[[0.0, 1, 5], [2, 4, 4]]]]),), (torch.rand(3, 2, 4, 7) * 3 - 1,)]
+    cases += [(torch.randn(1, 1, 2, 5).cumsum(-1),)]
     cases += [(torch.randn(2, 3, 6, 2).cumsum(-2) + 4,), (torch.eye(4).view(1, 1, 4, 4),)]
     compare(answer, rough, cases, mistakes, form="one number")
     return (
@@ -168,18 +202,21 @@ def admit(number: int) -> dict[str, Any]:
 def three_bugs(answer) -> str:
     got = call(answer)
     pair = isinstance(got, (tuple, list)) and len(got) == 2
-    require(pair, "return your number and the three names: number, bugs.")
+    require(pair, "return your number and the three names, and do not print them: number, bugs.")
     number, bugs = got
-    fits = type(number) is int and 0 <= number <= 10_000
-    require(fits, "your number should be a whole one from 0 to 10,000.")
-    several = isinstance(bugs, (set, frozenset, list, tuple))
+    require(not isinstance(number, (set, list, tuple)), "first the number, then the three names.")
+    fits = isinstance(number, Integral) and not isinstance(number, bool)
+    fits = fits and 0 <= int(number) <= 10_000
+    require(fits, f"your number should be a whole one from 0 to 10,000, not {number!r}.")
+    several = isinstance(bugs, Collection) and not isinstance(bugs, str)
     require(
         several and all(isinstance(it, str) for it in bugs), "the bugs are a set of three texts."
     )
     unknown = [it for it in bugs if it not in BUGS]
     require(not unknown, f"{(unknown or [''])[0]!r} is not one of BUGS: copy its text.")
-    require(len(set(bugs)) == 3, f"name three different bugs; yours are {len(set(bugs))}.")
-    missing = [it for it in drawn(number) if it not in bugs]
+    three = len(bugs) == len(set(bugs)) == 3
+    require(three, f"name three different bugs; yours are {len(set(bugs))}, in {len(bugs)} texts.")
+    missing = [it for it in drawn(int(number)) if it not in bugs]
     probe = BUGS[(missing or list(BUGS))[0]]
     told = f"{3 - len(missing)} of your three are right: look again at what `{probe}` says."
     require(not missing, told)

@@ -365,7 +365,9 @@ assert found[0] < 0.7 and found[1] > 0.6
 # %% tags=["nbval-ignore-output", "reason: a count of steps may differ between machines"]
 for patient in (listed, ignored):
     diagnose(patient)
-    print(sum(p.numel() for p in patient(0)["model"].parameters()), "parameters")
+    count = sum(p.numel() for p in patient(0)["model"].parameters())
+    print(f"{count:,} parameters")
+    assert count == (418 if patient is listed else 19_074)
 
 # %% [markdown]
 # 418: only stem and last layer are known, so the optimizer trains nothing else.
@@ -931,7 +933,8 @@ check.floor(floor)
 def depends(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """A bool tensor (N, N): has any number of output i a gradient from input j, in eval mode?
 
-    x: float32 (N, ...).  model: x -> (N, classes). It is left as it was: modes, and no gradient in it.
+    x: float32 (N, ...).  model: x -> (N, classes). Row i, column j. Model and x are left as they were:
+    values, modes, buffers, and the gradients that are there.
     """
     ### BEGIN SOLUTION
     modes = [(module, module.training) for module in model.modules()]
@@ -981,7 +984,8 @@ figures.show(
 def roughness(x: torch.Tensor) -> float:
     """Mean squared difference of neighbours over twice the variance of all pixels of x (N, C, H, W).
 
-    Pairs in rows and in columns count alike. The variance divides by the number of pixels. H, W >= 2.
+    One number for the whole float32 batch. Pairs in rows and in columns count alike. The variance
+    divides by the number of pixels. H, W >= 2.
     """
     ### BEGIN SOLUTION
     pairs = torch.cat([x.diff(dim=-1).flatten(), x.diff(dim=-2).flatten()])
@@ -1008,7 +1012,7 @@ print("\n".join(check.BUGS))
 
 # %%
 def three_bugs() -> tuple[int, set[str]]:
-    """Your number, 0 to 10,000, and the names of the three bugs of that patient, as printed above."""
+    """Your number, 0 to 10,000, and the names of its three different bugs, as printed above."""
     ### BEGIN SOLUTION
     number = 3
     bugs = {"a layer is ignored", "softmax at the end", "the loss is a sum"}

@@ -23,8 +23,7 @@ RIGHT = {
         import copy
 
         net = copy.deepcopy(model).eval()
-        weights = torch.tensor([0.3, -1.7, 2.9])
-        whole = torch.autograd.functional.jacobian(lambda z: net(z) @ weights, x)
+        whole = torch.autograd.functional.jacobian(lambda z: net(z) @ torch.randn(net(z).shape[1]), x)
         return whole.flatten(2).abs().amax(2) > 0
         """,
         """
@@ -73,14 +72,14 @@ WRONG = {
         ("", "return round(math.log(math.e + classes - 1) - 1, 3)", "should give"),
     ],
     "depends": [
-        ("model.eval()", "model", "changes model.bn"),
+        ("model.eval()", "model", "yours gives"),
         ("return torch.stack(rows)", "return torch.stack(rows).T", "exchanged"),
         ("module.training = mode", "pass", "mode"),
         ("x.detach().clone().requires_grad_()", "x.requires_grad_()", "changes x"),
         (".ne(0).any(2).any(0)", ".ne(0).float().mean(2).amax(0)", "bool"),
-        (".any(2)", ".all(2)", "any number that is not 0"),
-        (".any(0)", ".all(0)", "any number that is not 0"),
-        (".ne(0)", ".gt(0)", "any number that is not 0"),
+        (".any(2)", ".all(2)", "any number not 0"),
+        (".any(0)", ".all(0)", "any number not 0"),
+        (".ne(0)", ".gt(0)", "any number not 0"),
         ("for one in each]", "for one in [each.sum()]]", "their sum may cancel"),
         ("for one in each]", "for one in each[:1]]", "their sum may cancel"),
         ("", "return torch.eye(len(x)).bool()", "yours gives"),
@@ -100,7 +99,7 @@ WRONG = {
         ("2 * x", "x", "twice the variance"),
         ("x.var(correction=0)", "x.std(correction=0)", "deviation"),
         ("correction=0", "correction=1", "number of pixels"),
-        (".square()", ".abs()", "should give"),
+        (".square()", ".abs()", "square the differences"),
         ("dim=-2", "dim=0", "should give"),
         ("x.var(correction=0)", "x.var(0, correction=0).mean()", "should give"),
         ("", "return min(1.0, 0.5 * (x.diff().square().mean() / x.var()).item())", "should give"),
