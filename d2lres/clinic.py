@@ -712,16 +712,20 @@ def reference(model: Module) -> tuple[Any, str]:
     stages = Counter(match[1] for match in map(first, state) if match)
     if "layer1" not in stages or not {"conv1.weight", "fc.weight"} <= state.keys():
         return None, "its names are not those of a ResNet"
-    block: Any = BasicBlock if "bn1.weight" in state else PreActBlock
-    block = Bottleneck if "layer1.0.conv3.weight" in state else block
     width, channels, size = state["conv1.weight"].shape[:3]
     more = dict(width=width, small_images=size < 5)
     more |= dict(shortcut="B" if any("downsample" in name for name in state) else "A")
     more |= dict(residual=all(getattr(m, "residual", True) for m in model.modules()))
-    other = ResNet(block, list(stages.values()), len(state["fc.weight"]), channels, **more)
-    shapes = {name: tensor.shape for name, tensor in other.state_dict().items()}
-    differ = [n for n in {**shapes, **state} if n not in state or shapes.get(n) != state[n].shape]
-    if len(differ) > 0.15 * len(shapes):
+    found: list[tuple[list[str], ResNet]] = []
+    for block in (BasicBlock, PreActBlock, Bottleneck):
+        other = ResNet(block, list(stages.values()), len(state["fc.weight"]), channels, **more)
+        shapes = {name: tensor.shape for name, tensor in other.state_dict().items()}
+        names = dict.fromkeys([*shapes, *state])
+        found.append(
+            ([n for n in names if shapes.get(n) != getattr(state.get(n), "shape", 0)], other)
+        )
+    differ, other = min(found, key=lambda pair: len(pair[0]))
+    if len(differ) > 0.15 * len(other.state_dict()):
         return None, f"{len(differ)} of its names or shapes are not those of a ResNet"
     if not differ:
         other.load_state_dict(state)

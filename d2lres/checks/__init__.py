@@ -77,7 +77,7 @@ def _conditions(answers: list[Any]) -> Iterator[None]:
     try:
         with untouched(*models), torch.enable_grad(), torch.device("cpu"):
             begin()
-            torch.default_generator.manual_seed(20_151_210)  # not one that an answer sets
+            torch.default_generator.manual_seed(0)
             torch.set_default_dtype(torch.float32)
             yield
     finally:
