@@ -11,7 +11,7 @@
 # - which bugs are loud, which are slow, and which look better than right
 # - which probe finds what, and what none of them finds
 #
-# **What you need**: chapters 1 to 3 and 6. **Minutes**: 100, 45 of them for the exercises.
+# **What you need**: chapters 1 to 4 and 6. **Minutes**: 100, 45 of them for the exercises.
 
 # %% tags=["setup"]
 
@@ -444,11 +444,11 @@ diagnose(stride)
 
 # %% [markdown]
 # The arithmetic, by half as much again: the first convolution runs on maps of four times the area.
-# The shape of the output is the same, and in this run the accuracy is that of the healthy network.
+# The shape of the output is the same, as is the number of parameters, since a stride is none; and in this run the accuracy is that of the healthy network.
 #
 # ## What goes in
 # Pixels were divided by 255 twice (4uiiurz1/pytorch-nested-unet, issue 62), and then normalised as always.
-# Images were shuffled, and their labels were not, as by whoever wrote pull request 7520 of keras-team/keras.
+# Images were shuffled, and their labels were not (keras-team/keras, pull request 7520).
 #
 # **Predict**: which of the two does a network with BN survive?
 
