@@ -472,14 +472,14 @@ def shuffled(seed, ill=True):
     return case
 
 
-assert max(symptom(scaled, shuffled)) < 0.4
+assert symptom(scaled, shuffled)[1] < 0.2
 for patient in (scaled, shuffled):
     diagnose(patient)
 
 # %% [markdown]
-# In this run neither.
+# Neither well.
 # The second cannot learn: its loss stays at ln 10.
-# The first learns in train mode, where its loss falls below 1, and guesses in eval mode.
+# The first learns in train mode, where its loss falls below 1; its accuracy in eval mode is 10 % in this run, and was 54 % with PyTorch 2.11.
 # The probe `neighbours` needs no network: it counts how often the nearest other image has the same label.
 # With labels that belong to other images that is as often as by chance.
 #
