@@ -77,8 +77,8 @@ class Report:
                 f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
                 for name, value in measured.items()
             ]
-            told = advice if ok is None else "; ".join(values)
-            lines.append(f"{MARKS[ok]:6}{probe:12}{told}".rstrip())
+            shows = advice if ok is None else "; ".join(values)
+            lines.append(f"{MARKS[ok]:6}{probe:12}{shows}".rstrip())
             lines += [f"{'':18}{advice}"] * (ok is False)
         return "\n".join(lines)
 
@@ -405,8 +405,8 @@ def alone(model: Module, x: Tensor) -> Said:
 def modes(model: Module, x: Tensor) -> Said:
     """Once the statistics of BN have settled on a batch, do train and eval mode agree on it?"""
     norms = {n: m for n, m in model.named_modules() if isinstance(m, BATCH_NORM)}
-    odd = [n for n, m in norms.items() if m.eps > 0.01 or not 0.002 <= (m.momentum or 0.1) <= 0.5]
-    odd += [n for n, m in norms.items() if m.momentum == 0]
+    usual = {n for n, m in norms.items() if m.momentum is None or 0.002 <= m.momentum <= 0.5}
+    odd = [n for n, m in norms.items() if m.eps > 0.01 or n not in usual]
     dropouts = [(n, m) for n, m in model.named_modules() if isinstance(m, DROPOUT)]
     drops = [name for name, module in dropouts if module.p > 0.7]
     with untouched(model), torch.no_grad():
@@ -464,8 +464,7 @@ def _keeping_shape(model: Module, x: Tensor) -> dict[str, tuple[Module, Tensor, 
             met[name] = module, args[0], args[1:], kwargs
 
     for name, module in model.named_modules():
-        parts = [type(part).__name__ for part in module.children()]
-        parts = [] if next(module.parameters(), None) is None else parts
+        parts = [*module.children()] if next(module.parameters(), None) is not None else []
         if (
             name
             and parts

@@ -31,7 +31,9 @@ TINY |= dict(validation=20, longer=2, images=20, points=3, planes=1, rates=[0.1]
 def tiny(name, **changes):
     settings = EXPERIMENTS[name].settings
     labels = dict(labels=dict(digits=[1], faces=[1]) if name == "transfer" else [1, 5])
-    return settings | {key: v for key, v in (TINY | labels).items() if key in settings} | changes
+    few = dict(kinds=["twice", "healthy"]) if name == "clinic" else {}  # test_clinic has them all
+    small = {key: v for key, v in (TINY | labels).items() if key in settings}
+    return settings | small | few | changes
 
 
 def without_bn(*args, **options):

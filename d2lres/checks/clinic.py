@@ -88,17 +88,10 @@ def depends(answer) -> str:
         require(got.shape == wanted.shape, told)
         turned = torch.equal(got, wanted.T) and not torch.equal(wanted, wanted.T)
         require(not turned, f"{shown}: rows are outputs and columns inputs; yours are exchanged.")
-        told = f"{shown}, yours gives {got.int().tolist()}"
-        why = (
-            "all depend on all: is it in train mode, or the sum over all outputs?"
-            if got.all()
-            else ""
-        )
-        why = (
-            why
-            or "ask for each class by itself, as their sum may cancel, and take any number not 0."
-        )
-        told = f"{told}: {why}"
+        why = "ask for each class by itself, as their sum may cancel, and take any number not 0."
+        if got.all():
+            why = "all depend on all: is it in train mode, or the sum over all outputs?"
+        told = f"{shown}, yours gives {got.int().tolist()}: {why}"
         require(torch.equal(got, wanted), told)
     return (
         "an output without a gradient from the other inputs is the same in any small neighbourhood."
@@ -107,17 +100,13 @@ def depends(answer) -> str:
 
 @check
 def roughness(answer) -> str:
-    def rough(x: Tensor) -> float:
+    def rough(x: Tensor, power: int = 2) -> float:
         pairs = torch.cat([x.diff(dim=-1).flatten(), x.diff(dim=-2).flatten()])
-        return (pairs.square().mean() / (2 * x.var(correction=0))).item()
+        return (pairs.abs().pow(power).mean() / (2 * x.var(correction=0))).item()
 
     def halves(x: Tensor, weigh: float = 0.5) -> float:
         rows, columns = (x.diff(dim=d).square().mean() for d in (-1, -2))
         return ((weigh * rows + (1 - weigh) * columns) / (2 * x.var(correction=0))).item()
-
-    def sizes(x: Tensor) -> float:
-        pairs = torch.cat([x.diff(dim=-1).flatten(), x.diff(dim=-2).flatten()])
-        return (pairs.abs().mean() / (2 * x.var(correction=0))).item()
 
     mistakes = {
         "count the pairs in columns, too.": lambda x: halves(x, 1.0),
@@ -130,7 +119,7 @@ def roughness(answer) -> str:
         ),
         "the variance divides by the number of pixels.": lambda x: rough(x) * (1 - 1 / x.numel()),
         "one average over all pairs, not the sum of two.": lambda x: 2 * halves(x),
-        "square the differences.": lambda x: sizes(x),
+        "square the differences.": lambda x: rough(x, 1),
         "put 2 * variance in brackets.": lambda x: rough(x) * x.var(correction=0).item() ** 2,
     }
     cases = [(torch.tensor([[[[0.0, 1, 5], [2, 4, 4]]]]),), (torch.rand(3, 2, 4, 7) * 3 - 1,)]
