@@ -144,7 +144,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("--seed", "decides initial weights and order of images", type=seed, default=0)
     option("--device", "where to train (default: a GPU if any)", choices=["cpu", "cuda", "mps"])
     either = argparse.BooleanOptionalAction
-    option("--mixed-precision", "compute in bfloat16 (default: on GPUs with it)", action=either)
+    pays = "(default: where a long run gains by it)"
+    option("--mixed-precision", f"compute in bfloat16 {pays}", action=either)
+    option("--channels-last", f"keep the network in this order of memory {pays}", action=either)
     threads = "CPU threads of each process (default: one a core; one if torchrun starts several)"
     option("--threads", threads, type=count)
     resumes = "file written after every epoch; if it exists, the run goes on from there"

@@ -15,7 +15,8 @@ class Score(NamedTuple):
 class History:
     """One entry an epoch: loss (nats) and accuracy (0 to 1) while training, the same on the test
     images if there are any, and wall seconds. Test scores that began late are those of the last
-    epochs. `interrupted` is True after Ctrl-C."""
+    epochs. `interrupted` is True after Ctrl-C. `mixed_precision` and `channels_last`: how it was
+    computed, None before the first step."""
 
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
@@ -23,6 +24,8 @@ class History:
     test_accuracy: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     interrupted: bool = False
+    mixed_precision: bool | None = None
+    channels_last: bool | None = None
 
 
 class TrainingDiverged(RuntimeError):

@@ -3,8 +3,8 @@ take its images or give what the loss needs. Each in one sentence, as a ValueErr
 
 import math
 import os
+import time
 import zlib
-from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from d2lres.arguments import instance, number, shown, whole, yes_or_no
+from d2lres.arithmetic import precision
 from d2lres.checkpoints import absolute, architecture
 from d2lres.data import Images
 from d2lres.identity import finite, identity
@@ -39,7 +40,7 @@ def rehearsed(run: SimpleNamespace) -> dict[str, Any]:
     if run.checkpoint is not None:
         run.checkpoint = absolute(run.checkpoint)
     run.device = run.group.device = _device(run.device)
-    run.precision = _precision(run.mixed_precision, run.device)
+    run.precision = precision(run.mixed_precision, run.device)
     move(run)
     drive(run)
     rehearse(run)
@@ -56,7 +57,7 @@ def check(run: Any) -> None:
     """Turn each argument of `fit` into what its loop needs, or refuse it."""
     for name, (kind, wanted) in KINDS.items():
         instance(name, getattr(run, name), kind, wanted)
-    for name in ("augment", "mixed_precision", "progress"):
+    for name in ("augment", "mixed_precision", "channels_last", "progress"):
         if getattr(run, name) is not None:
             setattr(run, name, yes_or_no(name, getattr(run, name)))
     if run.after_epoch is not None and not callable(run.after_epoch):
@@ -125,7 +126,8 @@ def drive(run: Any) -> None:
 
 def rehearse(run: Any) -> None:
     """Pass this process's share of a batch through the model, that of the smallest also back, and
-    two test images; leave no trace. `run.unused`: whether a parameter gets no gradient."""
+    two test images; leave no trace. `run.unused`: whether a parameter gets no gradient. `run.pace`:
+    seconds that an image took, there and back."""
     classes = len(run.train.classes)
     with untouched(run.model), torch.enable_grad():
         run.model.train().zero_grad(set_to_none=True)
@@ -134,12 +136,14 @@ def rehearse(run: Any) -> None:
             with torch.no_grad(), run.precision:
                 whole = run.train[: run.batch_size][run.group.share]
                 forward(run.model, whole.tensors()[0], classes)
+        start = time.perf_counter()
         with run.precision:
             logits = forward(run.model, x, classes)
         loss = F.cross_entropy(logits.float(), y, label_smoothing=run.label_smoothing)
         if not loss.requires_grad:
             raise ValueError("the loss has no gradient for the model, which detaches its output.")
         loss.backward()
+        run.pace = (time.perf_counter() - start) / len(y)
         run.unused = any(p.requires_grad and p.grad is None for p in run.model.parameters())
     if run.test is not None:
         with untouched(run.model), torch.no_grad():
@@ -184,16 +188,3 @@ def default_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _precision(mixed: bool | None, device: torch.device) -> AbstractContextManager:
-    """The context of the forward pass: bfloat16 where asked for and possible, or none."""
-    possible = device.type == "cpu"  # on MPS it has not been tried
-    if device.type == "cuda":
-        possible = torch.cuda.is_bf16_supported(including_emulation=False)
-        mixed = possible if mixed is None else mixed
-    if mixed and not possible:
-        raise ValueError(
-            f"bfloat16 cannot be had on {device.type} here: leave mixed_precision out."
-        )
-    return torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from d2lres import checkpoints, rehearsal
+from d2lres import arithmetic, checkpoints, rehearsal
 from d2lres.arguments import instance
 from d2lres.data import Images
 from d2lres.distributed import Group
@@ -49,6 +49,7 @@ def fit(
     label_smoothing: float = 0.0,
     device: torch.device | str | None = None,
     mixed_precision: bool | None = None,
+    channels_last: bool | None = None,
     checkpoint: str | os.PathLike | None = None,
     progress: bool | None = None,
     after_epoch: Callable[[History], None] | None = None,
@@ -60,8 +61,11 @@ def fit(
     that optimizer, and `scheduler` stepped after every batch if given.
 
     device: where to train; the default is the GPU if there is one. The model moves there.
-    mixed_precision: compute what may be in bfloat16, weights and tests stay float32; the default is
-        yes on CUDA GPUs that have it, and no elsewhere.
+    mixed_precision: compute what may be in bfloat16, weights and tests stay float32.
+    channels_last: keep the model in this order of memory until the end.
+        The default of both is what is faster: on a CPU a second's measurement decides that for a
+        run of more than a minute, and for a shorter one the answer is no; the history says what was
+        chosen, and a resumed run keeps it. CUDA GPUs take bfloat16 where they have it.
     checkpoint: a file written at the start and after every epoch. If it exists, training goes on where it stopped,
         to the same weights, bit for bit on one machine, as without the interruption. It needs the
         same arguments, the same images and a model with the same initial weights; what is neither
@@ -187,8 +191,9 @@ def _prepare(run: SimpleNamespace) -> None:
         group.first(lambda: run.stack.enter_context(alone))
         if (state := group.first(run.saved.begin)) is not None:
             run.history = run.saved.restore(state)
-        if len(run.history.loss) < run.epochs:  # what cannot be written is found now
-            group.first(run.saved.save, run.history)
+    arithmetic.settle(run)
+    if run.saved is not None and len(run.history.loss) < run.epochs:
+        group.first(run.saved.save, run.history)  # what cannot be written is found now
     left = run.steps - run.steps // run.epochs * len(run.history.loss)
     last, total = (getattr(run.scheduler, name, None) for name in ("last_epoch", "total_steps"))
     if total is not None and last + left > total:

@@ -122,7 +122,7 @@ def refused(path, message, model=None, train=TRAIN, **options):
 
 CONV = r"conv1.weight \(2, 1, 3, 3\) there and"
 SETTINGS = dict(epochs=3, batch_size=8, seed=1, lr=0.2, augment=True, label_smoothing=0.1)
-SETTINGS |= dict(mixed_precision=True)
+SETTINGS |= dict(mixed_precision=True, channels_last=True)
 
 
 @pytest.mark.parametrize(

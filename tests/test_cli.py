@@ -65,7 +65,7 @@ def test_every_option_has_a_help_text(capsys):
     entries = re.findall(r"^  (--[\w-]+)(.*?)(?=^  -|\Z)", text, re.MULTILINE | re.DOTALL)
     assert " ".join(name for name, _ in entries) == (
         "--model --depth --width --subset --root --size --epochs --batch-size --lr --augment "
-        "--label-smoothing --seed --device --mixed-precision --threads --checkpoint"
+        "--label-smoothing --seed --device --mixed-precision --channels-last --threads --checkpoint"
     )
     for name, rest in entries:
         assert len(re.sub(r"\{.*?\}|[A-Z_]{4,}", "", rest).split()) >= 2, name

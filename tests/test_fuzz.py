@@ -99,6 +99,7 @@ FIT = dict(
     label_smoothing=0.0,
     device="cpu",
     mixed_precision=None,
+    channels_last=None,
     checkpoint=None,
     progress=False,
     after_epoch=None,

@@ -170,6 +170,7 @@ LOADER = DataLoader(TensorDataset(*TRAIN.tensors()))
         ("label_smoothing", [-0.1, 1.1, "0.1", None, float("nan")]),
         ("augment", ["no", 0, 1]),
         ("mixed_precision", ["no", 0]),
+        ("channels_last", ["no", 0]),
         ("progress", ["no", 1]),
         ("device", ["gpu", "cuda:99", 3.5, "meta", nn]),
         ("optimizer", ["adam", torch.optim.Adam, lambda parameters: None]),

@@ -175,18 +175,6 @@ def test_bfloat16_is_used_when_asked_for_and_not_in_tests():
     assert default == exact
 
 
-@pytest.mark.filterwarnings("ignore:CUDA is not available")
-@pytest.mark.parametrize("supported", [True, False])
-def test_on_a_gpu_the_default_is_what_it_supports(monkeypatch, supported):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
-    cuda = torch.device("cuda")
-    assert isinstance(rehearsal._precision(None, cuda), torch.autocast) == supported
-    assert not isinstance(rehearsal._precision(False, cuda), torch.autocast)
-    if not supported:
-        with pytest.raises(ValueError, match="bfloat16 cannot be had on cuda here"):
-            rehearsal._precision(True, cuda)
-
-
 def test_channels_last_weights_stay_so():
     model = resnet(width=4).to(memory_format=torch.channels_last)
     fit(model, TRAIN, epochs=1, batch_size=20)
