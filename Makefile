@@ -5,7 +5,7 @@ BIN := .venv/bin
 PARALLEL := --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help lab test check colab notebooks bench
+.PHONY: help lab test check colab notebooks site bench
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,7 +25,10 @@ colab: .venv/dev  ## run every notebook alone, in a replica of Colab (minutes)
 notebooks: .venv/dev  ## build and execute all notebooks, or CHAPTER=01
 	@$(BIN)/python notebooks/build.py $(CHAPTER)
 
-bench: .venv/dev  ## measure the benchmarks anew, 40 minutes on an idle machine
+site: .venv/site  ## build the web edition: open build/site/index.html
+	@$(BIN)/python site/build.py
+
+bench: .venv/dev  ## measure the benchmarks anew, 20 minutes on an idle machine
 	@$(BIN)/python assets/make_benchmarks.py
 
 # Each stamp is newer than what it was installed from: a second call installs nothing.
@@ -50,6 +53,10 @@ endef
 	$(call install,course)
 	@touch $@
 
+.venv/site: pyproject.toml constraints.txt | .venv/python
+	$(call install,site)
+	@touch $@
+
 .venv/dev: pyproject.toml constraints.txt | .venv/python
 	$(call install,dev)
-	@touch $@ .venv/lab
+	@touch $@ .venv/lab .venv/site

@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import cache
 from importlib.metadata import version
@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from d2lres import speed
 from d2lres.arguments import whole
 from d2lres.checkpoints import one_at_a_time
 from d2lres.data import Images, fashion_mnist
@@ -213,17 +214,17 @@ def degradation(settings: dict, kind: str, depth: int, seed: int) -> Run:
     summary=lambda run: f"first convolution's gradient {run['with_bn']['first']:.2g} with BN",
 )
 def gradients(settings: dict, kind: str, depth: int, seed: int) -> Run:
-    """Gradient norms of the first and the last convolution at initialisation, on one batch.
+    """Gradient norms of the convolutions at initialisation, on one batch.
 
-    Returns {"with_bn": {"first", "last"}, "without_bn": {"first", "last"}}.
+    Returns {"with_bn", "without_bn"}, of each {"first", "last", "all"}: two numbers, and all of them.
     """
     train, _, model = set_up(settings, kind, depth, seed)
     generator = torch.Generator().manual_seed(seed)
     x, y = next(train.batches(settings["batch_size"], shuffle=True, generator=generator))
     run = {}
     for name, net in (("with_bn", model), ("without_bn", without_bn(model))):
-        norms = list(gradient_norms(net, x, y).values())
-        run[name] = dict(first=norms[0], last=norms[-2])  # the very last layer is linear
+        *norms, _ = gradient_norms(net, x, y).values()  # the last layer is linear
+        run[name] = dict(first=norms[0], last=norms[-1], all=norms)
     return run
 
 
@@ -603,6 +604,41 @@ def clinic(settings: dict, kind: str, depth: int, seed: int) -> Run:
     return dict(alarms=alarms, accuracy=accuracy)
 
 
+# Chapter 06 climbs a ladder of changes to a recipe; "depth" is the net's, but for one rung.
+
+
+@experiment(
+    "ladder",
+    settings=dict(
+        subset="full",
+        validation=10_000,  # of the training images; the rest is trained on
+        depths=[8],
+        kinds=list(speed.LADDER),
+        seeds=[0, 1, 2, 3, 4],
+        lengths=[1, 3],  # epochs
+    ),
+    quick=dict(subset="sample", validation=1_000, seeds=[0], lengths=[1]),
+    summary=lambda run: f"validation accuracy {run['lengths'][-1]['accuracy']:.1%}",
+)
+def ladder(settings: dict, kind: str, depth: int, seed: int) -> Run:
+    """Train by the recipe of one rung, once for each of the lengths. On the CPU, whatever there is.
+
+    Returns {"lengths"}: epochs, validation accuracy, and seconds of all cores together, from the
+    images in memory to that accuracy.
+    """
+    (train, _), cut = fashion_mnist(settings["subset"], size=28), settings["validation"]
+    train, validation = train[:-cut], train[-cut:]
+    recipe, lengths = speed.rung(kind), []
+    feed = chapter("06_training")["one_by_one"] if kind == "images one by one" else speed.batches
+    for epochs in settings["lengths"]:
+        start = time.process_time()
+        net = speed.trained(replace(recipe, epochs=epochs), train, seed, feed)
+        found = speed.accuracy(recipe, net, validation)
+        seconds = time.process_time() - start
+        lengths.append(dict(epochs=epochs, accuracy=found, seconds=seconds))
+    return dict(lengths=lengths)
+
+
 # --- recording --------------------------------------------------------------------------------
 
 
@@ -728,7 +764,22 @@ def versions() -> dict[str, str]:
 
 
 def cpu() -> str:
-    return f"{os.cpu_count()} {platform.machine()} CPU cores"
+    """Number and model of the cores, and their instructions that matter here."""
+    found = re.search(r"^model name\s*: (.+)$", _cpuinfo(), re.MULTILINE)
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f"{os.cpu_count()} cores of {name} ({', '.join(instruction_sets())})"
+
+
+def instruction_sets() -> list[str]:
+    """Those for vectors and for bfloat16 that the processor has, as Linux names them."""
+    found = re.search(r"^(flags|Features)\s*: (.+)$", _cpuinfo(), re.MULTILINE)
+    names = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
+    return [name for name in names if found and name in found[2].split()]
+
+
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def machine(workers: int) -> str:

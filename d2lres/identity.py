@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 # The arguments of `fit` that decide the weights, with its optimizer, scheduler and images.
-SETTINGS = ("epochs", "lr", "batch_size", "seed", "augment", "label_smoothing")
+SETTINGS: tuple[str, ...] = ("epochs", "lr", "batch_size", "seed", "augment", "label_smoothing")
 SETTINGS += ("mixed_precision", "channels_last")
 # Known by their fingerprints, so that a message can only say that they are others.
 PRINTS = {"training images", "test images", "initial weights", "trained parameters"}

@@ -63,13 +63,11 @@ def fit(
     device: where to train; the default is the GPU if there is one. The model moves there.
     mixed_precision: compute what may be in bfloat16, weights and tests stay float32.
     channels_last: keep the model in this order of memory until the end.
-        The default of both is what is faster: on a CPU a second's measurement decides that for a
-        run of more than a minute, and for a shorter one the answer is no; the history says what was
-        chosen, and a resumed run keeps it. CUDA GPUs take bfloat16 where they have it.
-    checkpoint: a file written at the start and after every epoch. If it exists, training goes on where it stopped,
-        to the same weights, bit for bit on one machine, as without the interruption. It needs the
-        same arguments, the same images and a model with the same initial weights; what is neither
-        parameter nor buffer of the model is not in it.
+        Left out, both are what pays: on a CPU a second's measurement decides for a run of more than
+        a minute, else no, and the history tells; CUDA GPUs take bfloat16 where they have it.
+    checkpoint: a file written at the start and after every epoch. If it exists, training goes on
+        where it stopped, to the weights of an uninterrupted run, bit for bit on one machine. It needs
+        the same arguments, images and initial weights; of the model it holds parameters and buffers.
     progress: show a bar; the default is yes, unless the environment has D2LRES_PROGRESS=0.
     after_epoch: called with the history after every epoch; the checkpoint follows it.
 

@@ -17,6 +17,7 @@ import tqdm.auto
 from torch import nn
 from training_runs import curves, random_images, resnet, same, with_dropout
 
+from d2lres import arithmetic
 from d2lres.checkpoints import CheckpointError, load_checkpoint
 from d2lres.data import MEAN, STD
 from d2lres.training import TrainingDiverged, evaluate, fit
@@ -114,6 +115,24 @@ def close(a, b):
         assert abs(ours - theirs).max() <= 1e-5
     for ours, theirs in zip(a.curves, b.curves, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def chosen(rank):
+    """What a long run chooses, whose processes measure different things, and its weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arithmetic, "LONG", 0)
+        patch.setattr(arithmetic, "CHOSEN", {})
+        best = (False, True) if rank == 0 else (True, False)
+        patch.setattr(arithmetic, "seconds", lambda run, images, *way: 1 if way == best else 9)
+        model = resnet(seed=rank)
+        options = dict(epochs=1, batch_size=16, device="cpu", progress=False)
+        history = fit(model, random_images(64), **options)
+    return (history.mixed_precision, history.channels_last), model.state_dict()
+
+
+def test_the_first_process_chooses_the_arithmetic_of_all(pair):
+    (one, weights), (two, others) = pair(chosen)
+    assert one == two == (False, True) and same(weights, others)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ def test_the_wheel_holds_the_package_and_what_the_course_ships_and_nothing_else(
     shipped = [it for it in (ROOT / "assets").rglob("*.*") if it.suffix not in (".py", ".pyc")]
     shipped += [ROOT / "assets/make_experiments.py"]  # what `python -m d2lres experiment` runs
     shipped += [
-        ROOT / f"notebooks/src/{n}.py" for n in ("07_the_family", "08_transfer", "10_the_clinic")
+        ROOT / f"notebooks/src/{name}.py"
+        for name in ("06_training", "07_the_family", "08_transfer", "10_the_clinic")
     ]
     assets = {f"d2lres/{path.relative_to(ROOT).as_posix()}" for path in shipped}
     assert names == modules | assets

@@ -25,13 +25,14 @@ from d2lres.training import History, TrainingDiverged
 
 NAMES = list(EXPERIMENTS)
 TINY = dict(size=4, width=1, depths=[8], seeds=[1, 0], epochs=1, steps=1, batch_size=32)
-TINY |= dict(validation=20, longer=2, images=20, points=3, planes=1, rates=[0.1])
+TINY |= dict(validation=20, longer=2, images=20, points=3, planes=1, rates=[0.1], lengths=[1])
 
 
 def tiny(name, **changes):
     settings = EXPERIMENTS[name].settings
     labels = dict(labels=dict(digits=[1], faces=[1]) if name == "transfer" else [1, 5])
-    few = dict(kinds=["twice", "healthy"]) if name == "clinic" else {}  # test_clinic has them all
+    kinds = dict(clinic=["twice", "healthy"], ladder=["images one by one", "label smoothing"])
+    few = dict(kinds=kinds[name]) if name in kinds else {}  # other tests have them all
     small = {key: v for key, v in (TINY | labels).items() if key in settings}
     return settings | small | few | changes
 
@@ -103,7 +104,7 @@ def test_every_experiment_has_settings_and_a_quick_version():
         assert quick["seeds"] == [0]
         if name != "recipe":  # one net, one seed
             twins = {"plain", "residual"} <= set(full["kinds"])
-            others = ("remedies", "family", "orders", "transfer", "thaw", "clinic")
+            others = ("remedies", "family", "orders", "transfer", "thaw", "clinic", "ladder")
             assert twins or name in others
             assert full["seeds"] == [0, 1, 2, 3, 4]
             for depth in full["depths"] if name not in ("transfer", "thaw") else ():
@@ -133,7 +134,8 @@ def test_a_run_is_plain_data_names_its_task_and_repeats(few, name):
 
     def run():
         run = run_once(name, tiny(name), kind, 8, 3)
-        (run.get("history") or run).pop("seconds", None)
+        for timed in (run.get("history") or run, *run.get("lengths", [])):
+            timed.pop("seconds", None)
         return run
 
     first = run()
@@ -141,7 +143,8 @@ def test_a_run_is_plain_data_names_its_task_and_repeats(few, name):
     assert json.loads(json.dumps(first)) == first
     torch.manual_seed(7)
     subset = tiny(name).get("subset")
-    assert run() == first and set(few) == ({(subset, 4)} if subset else set())
+    size = tiny(name).get("size", 28)
+    assert run() == first and set(few) == ({(subset, size)} if subset else set())
 
 
 def test_a_run_depends_on_kind_depth_seed_and_settings(few):
@@ -179,6 +182,8 @@ def test_gradients_and_lesions_are_those_of_the_probes(few):
     x, y = make_experiments.fashion_mnist("sample", 4)[0].tensors()
     for name, net in (("with_bn", model), ("without_bn", probes.without_bn(model))):
         norms = probes.gradient_norms(net, x, y)
+        *every, _ = norms.values()
+        assert run[name].pop("all") == pytest.approx(every, rel=1e-3)
         expected = dict(first=norms["conv1"], last=norms["layer3.1.conv2"])
         assert run[name] == pytest.approx(expected, rel=1e-3)
 
@@ -300,12 +305,17 @@ def test_an_experiment_is_recorded_and_its_quick_version_beside_it(here, capsys,
     scores, losses = r"training loss \d\.\d{3}, accuracy \d+\.\d%, 0 s", r"loss [\d.]+ to [\d.]+"
     said = {"recipe": losses, "thousand-layers": losses}.get(name, scores)
     other = dict(gradients=r"first convolution's gradient [\de.-]+ with BN")
-    other |= dict(family=r"validation accuracy \d+\.\d%", transfer=r"test accuracy \d+\.\d% .*")
+    other |= dict.fromkeys(("family", "ladder"), r"validation accuracy \d+\.\d%")
+    other |= dict(transfer=r"test accuracy \d+\.\d% .*")
     other |= dict(clinic="alarms: .*")
     said = (other | dict(thaw=r"1 labels \d+\.\d%, 5 labels \d+\.\d%")).get(name, said)
     kind = EXPERIMENTS[name].config()["kinds"][-1]
     assert re.search(f"^{kind}-8 seed 1: {said}$", out, re.MULTILINE)
     assert out.endswith(f"recorded in {os.path.join('results', name)}-quick.json\n") and err == ""
+
+
+def close(norms):
+    return {name: pytest.approx(value, rel=1e-3) for name, value in norms.items()}
 
 
 def test_the_script_goes_on_from_any_folder_with_processes_of_its_own(tmp_path):
@@ -325,7 +335,7 @@ def test_the_script_goes_on_from_any_folder_with_processes_of_its_own(tmp_path):
     assert result["seconds"] > 10 and all(run in result["runs"] for run in done)  # not repeated
     (new,) = (run for run in result["runs"] if run not in done)
     for part, norms in run_once("gradients", settings, *last).items():
-        assert new[part] == (pytest.approx(norms, rel=1e-3) if part.endswith("bn") else norms)
+        assert new[part] == (close(norms) if part.endswith("bn") else norms)
 
 
 def test_when_all_runs_are_done_the_record_is_closed_and_a_lone_run_gets_all_cores(here, capsys):
@@ -417,6 +427,11 @@ def test_a_shipped_record_is_whole_and_belongs_to_the_current_settings(name):
         if name == "clinic":
             assert len(run["alarms"]) == 16 and (run["accuracy"] is None) == (
                 run["kind"] == "misspelt"
+            )
+        if name == "ladder":
+            assert [length["epochs"] for length in run["lengths"]] == settings["lengths"]
+            assert all(
+                0.5 < length["accuracy"] < 1 < length["seconds"] for length in run["lengths"]
             )
         if name == "thaw":
             assert list(run["test"]) == ["5", "50"] and 0.1 < run["test"]["5"] <= 1

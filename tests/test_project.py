@@ -44,7 +44,7 @@ def test_environment_yml_only_points_at_pyproject_and_python_versions_agree_ever
 
 def test_every_direct_dependency_is_pinned_and_torch_not_below_its_floor():
     extras = PROJECT["optional-dependencies"]
-    direct = names(PROJECT["dependencies"] + extras["course"] + extras["dev"])
+    direct = names(PROJECT["dependencies"] + extras["course"] + extras["site"] + extras["dev"])
     assert direct - {"d2lres"} <= names(PINS)
     assert all(re.fullmatch(r"[\w.-]+==[\w.+]+", line) for line in PINS)
     torch = re.findall(r"torch[>=]=([\d.]+)", "\n".join(PROJECT["dependencies"] + PINS))
@@ -110,4 +110,4 @@ def test_the_helper_module_is_small():
             if isinstance(node, ast.FunctionDef):
                 long = node.end_lineno - node.lineno + 1
                 assert long <= 60, f"{path.name}: {node.name} has {long} lines"
-    assert len(lines) <= 3730
+    assert len(lines) <= 4100

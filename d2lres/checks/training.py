@@ -1,10 +1,15 @@
 """Self-checks of chapter 06."""
 
+import time
+from statistics import mean
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from d2lres.checks import check, compare, require
+from d2lres.checks import Wrong, call, check, compare, require
+from d2lres.data import fashion_mnist
+from d2lres.speed import Recipe, accuracy, trained
 
 
 @check
@@ -131,3 +136,33 @@ def accumulate(answer) -> str:
     watch = dict(changes=("model.*.grad",), draws=True)
     compare(accumulate, by(), cases, mistakes, form=form, hint=hint, **watch)
     return "any batch fits into any memory, as long as no layer mixes the images of a batch."
+
+
+def _raced(recipe: Recipe, few: int = 3000) -> tuple[float, float]:
+    """Accuracy on images that were not trained on, and processor seconds: means of two seeds."""
+    images, _ = fashion_mnist()
+    runs = []
+    for seed in (0, 1):
+        start = time.process_time()
+        net = trained(recipe, images[:few], seed)
+        runs.append((accuracy(recipe, net, images[5000:]), time.process_time() - start))
+    return mean(run[0] for run in runs), mean(run[1] for run in runs)
+
+
+@check
+def own_rung(answer) -> str:
+    below = Recipe(width=8, epochs=2)
+    above = call(answer, below)
+    require(isinstance(above, Recipe), f"return a Recipe, by replace(); yours is {above!r:.60}.")
+    require(above != below, "that is the recipe as it was: change something by replace().")
+    require(above.epochs == below.epochs, "epochs stay as they are: a rung makes each one better.")
+    try:
+        _raced(below, few=128)  # so that what is loaded once is not in the seconds
+        (before, took), (after, takes) = _raced(below), _raced(above)
+    except Exception as error:
+        raise Wrong(f"that recipe cannot be trained: {type(error).__name__}: {error}") from error
+    gain, factor = 100 * (after - before), takes / took
+    told = f"{after:.1%} in {takes:.1f} s against {before:.1%} in {took:.1f} s, two seeds"
+    require(factor < 1.5, f"{told}: that takes {factor:.1f} times as long, at most 1.5 is allowed.")
+    require(gain >= 5, f"{told}: {gain:+.1f} points, where 5 can be had with another change.")
+    return f"{told}, on images that neither was trained on."

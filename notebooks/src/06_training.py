@@ -20,18 +20,21 @@ import copy
 import os
 import re
 import time
+from dataclasses import replace
 from functools import partial
 from math import ceil, log
+from statistics import mean, median
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from d2lres import BasicBlock, ResNet, figures, probes
+from d2lres import BasicBlock, ResNet, figures, probes, speed
 from d2lres.checkpoints import CheckpointError
 from d2lres.data import fashion_mnist
 from d2lres.records import recorded
 from d2lres.references import notes_resnet18
+from d2lres.speed import Recipe
 from d2lres.training import default_device, evaluate, fit
 
 # %% [markdown]
@@ -325,8 +328,8 @@ def seconds(function, repeats=5):
 reach = {name: work / seconds(function, 3) for name, (work, function) in kernels().items()}
 work = 3 * sum(probes.flops(net, train96[:1].tensors()[0]).values())
 reach["the training step"] = 32 * work / seconds(step, repeats=2)
-for name, speed in sorted(reach.items(), key=lambda row: -row[1]):
-    print(f"{name:46}{speed / 1e9:7.0f} GFLOP/s")
+for name, flops in sorted(reach.items(), key=lambda row: -row[1]):
+    print(f"{name:46}{flops / 1e9:7.0f} GFLOP/s")
 ceiling = max(reach.values())
 fraction = reach["the training step"] / ceiling
 print(f"{torch.get_num_threads()} threads; the step reaches {fraction:.0%} of the ceiling")
@@ -400,6 +403,13 @@ class OneByOne(torch.utils.data.Dataset):
 
     def __getitem__(self, i):
         return self.transform(to_pil_image(self.data.images[i])), int(self.data.labels[i])
+
+
+def one_by_one(recipe, train, epoch, seed):
+    """The batches of an epoch, for the ladder."""
+    data, order = OneByOne(train, 28), torch.Generator().manual_seed(seed + 1_000_003 * epoch)
+    for x, y in DataLoader(data, recipe.batch_size, shuffle=True, generator=order):
+        yield (x - train.mean[0]) / train.std[0], y
 
 
 memory, pil = train96[:256], DataLoader(OneByOne(train96[:256], 96), 32)
@@ -600,32 +610,140 @@ assert tested > 0.75 and abs(tested - cycle.test_accuracy[-1]) < 0.05  # holds f
 # That is about what chapter 3's ResNet-18 reached in two epochs of all 6,000 images, by another recipe.
 
 # %% [markdown]
-# ### All 60,000 images
-# The same idea on the full set, as the benchmarks of the README record it: this network with 16 channels, batches of 256, SGD with one cycle up to 0.4, three epochs, five seeds.
-# The seconds run from images in memory to the test accuracy.
-# Beside them stands one epoch of the notes' recipe on the same machine, a few steps of it timed between these runs and scaled to an epoch.
+# ## Up the ladder
+# You have made one change at a time, and kept what helped.
+# **Speed runs** do the same for a fixed accuracy, with a longer list of changes (Jordan 2024 reaches 94 % on CIFAR-10 in a few seconds on a GPU).
+# `d2lres.speed` has your small network, one loop, and a field for each change in a `Recipe`.
+# `rung(name)` is the recipe at that rung: one change, and all below that stayed.
 #
-# **Predict** how many times the small network could be trained from scratch before the notes' recipe has finished one epoch.
+# Try three rungs that lie above your one-cycle run: labels smoothed, and then
+# - a **whitened** first layer: its kernels are the principal components of 5×5 patches, each scaled to variance 1, and are not trained
+# - **Muon**: momentum as in SGD, but the step of each convolution is turned into one that changes all directions about equally
+#
+# **Predict**: which of the two helps more, in two epochs of 5,000 images?
 
-# %%
-from statistics import median
-
-bench = recorded("benchmarks")
-rows = bench["rows"]
-ninety, notes = rows["ninety"]["runs"], median(rows["ninety"]["notes_epoch_seconds"])
-took = median(run["seconds"] for run in ninety)
-print(bench["machine"])
-print(f"small network: {median(run['accuracy'] for run in ninety):.1%} after {took:.0f} s")
-print(f"one epoch of the notes' recipe: {notes:.0f} s, {notes / took:.0f} times as long")
-longer = rows["five_minutes"]["runs"]
-longest = max(run["seconds"] for run in longer)
-print(f"wider and longer: at least {min(run['accuracy'] for run in longer):.1%} in {longest:.0f} s")
-assert min(run["accuracy"] for run in ninety) > 0.895 and notes > 15 * took
-assert min(run["accuracy"] for run in longer) > 0.93
+# %% tags=["nbval-ignore-output", "reason: speed and accuracy differ between machines"]
+climbed = {}
+names = ["label smoothing", "whitened first layer", "Muon"]
+for name in names if hasattr(torch.optim, "Muon") else names[:2]:  # from PyTorch 2.9
+    recipe = replace(speed.rung(name), epochs=2, bfloat16=False)
+    start = time.perf_counter()
+    climbed[name] = speed.accuracy(recipe, speed.trained(recipe, train), validation)
+    print(f"{name:22}{climbed[name]:6.1%} in {time.perf_counter() - start:.1f} s")
+assert climbed["whitened first layer"] > climbed["label smoothing"] - 0.02  # both: seeds 0-4
+assert climbed.get("Muon", 1.0) > climbed["label smoothing"] + 0.005
 
 # %% [markdown]
-# Neither the machine nor the images have changed, only the work.
-# The last line is another network and another recipe: 32 channels, ten epochs, label smoothing and mixed precision (see the appendix), also five seeds.
+# In these runs each may gain something; one seed does not tell you how much.
+# Seeds 0 to 4 gave 79 to 82 % with smoothed labels, 81 to 83 % with the whitened layer, and 82 to 84 % with Muon as well.
+# So whitening alone gains 0 to 4 points over the rung below, and both together 2 to 5.
+#
+# ### The rest of it, recorded
+# The record has 20 rungs, each trained on 50,000 images for one and for three epochs, five seeds, on one core at a time; the other 10,000 training images decide.
+# Between these two runs, times and accuracies are read off a straight line over the logarithm of the seconds.
+#
+# **Predict** which of these bring a higher accuracy after 25 seconds: channels-last, larger batches, averaged weights, smaller images at first, flips, squeeze-excite, a wider and shallower network.
+
+
+# %%
+def accuracy_at(seconds, short, long):
+    """Accuracy after so many seconds, which lie between those of the two runs."""
+    assert short["seconds"] < seconds < long["seconds"]
+    part = log(seconds / short["seconds"]) / log(long["seconds"] / short["seconds"])
+    return short["accuracy"] + part * (long["accuracy"] - short["accuracy"])
+
+
+def seconds_to(mark, short, long):
+    """Seconds to an accuracy, at most those of the short run; None if the long one is below it."""
+    if long["accuracy"] < mark:
+        return None
+    part = (mark - short["accuracy"]) / (long["accuracy"] - short["accuracy"])
+    return short["seconds"] * (long["seconds"] / short["seconds"]) ** max(part, 0)
+
+
+ladder, pairs = recorded("ladder"), {}
+for run in ladder["runs"]:
+    pairs.setdefault(run["kind"], []).append(run["lengths"])
+print(len(pairs), "rungs with", {len(them) for them in pairs.values()}, "seeds each")
+print(ladder["machine"])
+
+# %%
+print(f"{'':34}  3 epochs   accuracy after 25 s       91 % after")
+at_25, to_91 = {}, {}
+for kind, (_, stayed) in speed.LADDER.items():
+    took = median(long["seconds"] for _, long in pairs[kind])
+    at_25[kind] = sorted(accuracy_at(25, *pair) for pair in pairs[kind])
+    to_91[kind] = [seconds_to(0.91, *pair) for pair in pairs[kind]]
+    low, _, middle, _, high = at_25[kind]
+    row = (
+        f"{'+' if stayed else ' '} {kind:32}{took:7.0f} s   {middle:.1%} ({low:.1%} to {high:.1%})"
+    )
+    if None not in to_91[kind]:
+        row += f"{median(to_91[kind]):8.0f} s"
+    print(row)
+
+# %%
+chosen = ("images one by one", "bfloat16", "one cycle", "whitened first layer", "Muon")
+drawn = {
+    kind: tuple(
+        [median(run[key] for run in runs) for runs in zip(*pairs[kind])]
+        for key in ("seconds", "accuracy")
+    )
+    for kind in chosen
+}
+alt = (
+    "Validation accuracy against seconds, after one and three epochs, for five rungs of the ladder."
+)
+figures.show(figures.lines(drawn, "seconds on one core", "validation accuracy", alt=alt))
+middle = {kind: them[2] for kind, them in at_25.items()}
+up = [kind for kind, (_, stayed) in speed.LADDER.items() if stayed]
+assert all(middle[a] < middle[b] for a, b in zip(up, up[1:]))  # each that stayed helped
+below = up[0]
+for kind, (_, stayed) in speed.LADDER.items():
+    assert stayed or middle[kind] < middle[below] + 0.001, kind  # and no other one
+    below = kind if stayed else below
+
+# %% [markdown]
+# Each rung that stayed is ahead of the one below it after 25 seconds, in the median of five seeds.
+# Images in memory, channels-last and bfloat16 save seconds: together they halve the time of three epochs, which reach 89 % as before.
+# The others learn more from each image: one cycle gains two points, the whitened layer half a point, SGD and Muon a third of one each.
+# Label smoothing stayed for less than a tenth of a point, and the ranges overlap: five seeds do not settle it.
+#
+# The other eleven are not ahead of the rung below them by more than a tenth of a point:
+# - AdamW, BN's momentum and averaged weights change next to nothing
+# - larger batches, and small images at first, are faster and learn less
+# - flips and shifts make the task harder, as you saw above; testing mirrored images, too, gives a part of it back
+# - squeeze-excite and the wider, shallower network take longer
+#
+# That is a verdict on runs of at most three epochs of this network.
+# A longer run can want what these do not: the recipe for 94 % below has flips and small images.
+#
+# ### 90, 93 and 94 per cent
+# The decisions are made, on images held back from training.
+# Now the test images, and all 60,000 training images, for the README's benchmarks: five seeds on two cores, from images in memory to the test accuracy.
+#
+# **Predict**: how long does one network take to 94 %?
+# And how many times could the recipe for 90 % be run before the notes' recipe has finished one epoch?
+
+# %%
+bench = recorded("benchmarks")
+rows = bench["rows"]
+print(bench["machine"])
+for name in ("ninety", "ninety_three", "ninety_four"):
+    runs = rows[name]["runs"]
+    right, took = ([run[key] for run in runs] for key in ("accuracy", "seconds"))
+    print(f"{mean(right):.2%} ({min(right):.2%} to {max(right):.2%}) after {median(took):.0f} s")
+    if name == "ninety":
+        notes = median(rows[name]["notes_epoch_seconds"])
+        print(
+            f"one epoch of the notes' recipe: {notes:.0f} s, {notes / median(took):.0f} times that"
+        )
+        assert min(right) > 0.895 and notes > 15 * median(took)
+assert mean(run["accuracy"] for run in rows["ninety_three"]["runs"]) > 0.93
+assert mean(right) > 0.94
+
+# %% [markdown]
+# MARKS TEXT
 # *Dive into Deep Learning* prints 89.3 % for its own ResNet-18 after ten epochs on a GPU.
 
 # %% [markdown]
@@ -969,6 +1087,24 @@ def accumulate(model: nn.Module, x: torch.Tensor, y: torch.Tensor, size: int) ->
 check.accumulate(accumulate)
 
 # %% [markdown]
+# ### Exercise 5 (medium, 10 minutes): a rung of your own
+# The recipe that you are given trains a network of 8 channels by Adam, at a constant rate of 0.001.
+# Change something, so that it gets at least five points more after as many epochs, in at most 1.5 times as long.
+# The check trains both on the same 3,000 images with the same two seeds, and tests them on 1,000 others.
+# <details><summary>Hint</summary><code>replace(recipe, label_smoothing=0.1)</code> is a recipe with another field; <code>Recipe?</code> lists them. In this chapter, what gained most of all that costs nothing?</details>
+
+
+# %%
+def own_rung(recipe: Recipe) -> Recipe:
+    """The recipe with a change; `epochs` stays as it is."""
+    ### BEGIN SOLUTION
+    return replace(recipe, cycle=True, lr=0.01)
+    ### END SOLUTION
+
+
+check.own_rung(own_rung)
+
+# %% [markdown]
 # ## Summary
 # - The notes' recipe does what they report: six steps take the loss from near that of guessing to about half of it (live, seed 0, batches of 512 in eight parts).
 # - Convolutions take the largest part of a step of ResNet-18 at 96×96 (profile, batch 32).
@@ -1138,6 +1274,7 @@ print("kept is still the old weights:", not torch.equal(kept["fc.weight"], now["
 # %% [markdown]
 # ## Further reading
 # - Kaiming He et al., *Deep Residual Learning for Image Recognition*, 2015 (arXiv 1512.03385): section 3.4, the paper's own recipe.
+# - Keller Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024 (arXiv 2404.00498): sections 2 and 3 on the changes that the ladder tries.
 # - Leslie N. Smith, Nicholay Topin, *Super-Convergence*, 2018 (arXiv 1708.07120): sections 3 and 4 on one cycle.
 # - Chuan Guo et al., *On Calibration of Modern Neural Networks*, 2017 (arXiv 1706.04599): sections 2 and 3.
 # - Rafael Müller, Simon Kornblith, Geoffrey Hinton, *When Does Label Smoothing Help?*, 2019 (arXiv 1906.02629): section 3 on calibration.

@@ -43,6 +43,11 @@ RIGHT = {
         return sum([(part.backward(), part.item())[1] for part in parts])
         """,
     ],
+    "own_rung": [
+        'return replace(recipe, optimizer="SGD", lr=0.1, cycle=True, whiten=True)',
+        "return Recipe(width=8, epochs=recipe.epochs, lr=0.02, cycle=True)",
+        ("cycle=True, lr=0.01", "lr=0.01"),
+    ],
 }
 
 WRONG = {
@@ -85,5 +90,15 @@ WRONG = {
         ("model.zero_grad()", "model = copy.deepcopy(model)\n    model.zero_grad()", ".grad"),
         ("model(part_x)", "model(part_x.flatten(1))", "your code raised RuntimeError"),
         ("return ", "torch.optim.SGD(model.parameters(), 0.1).step()\n    return ", "changes"),
+    ],
+    "own_rung": [
+        ("replace(recipe, cycle=True, lr=0.01)", "recipe", "as it was"),
+        ("cycle=True, lr=0.01", "epochs=8", "epochs stay"),
+        ("replace(recipe, cycle=True, lr=0.01)", "dict(lr=0.01)", "return a Recipe"),
+        ("cycle=True, lr=0.01", "lr=0.00001", "points, where 5"),
+        ("cycle=True, lr=0.01", "label_smoothing=0.1", "points, where 5"),
+        ("cycle=True, lr=0.01", "width=32", "times as long"),
+        ("cycle=True, lr=0.01", 'optimizer="Sgd"', "cannot be trained: ValueError"),
+        ("cycle=True, lr=0.01", "learning_rate=0.01", "your code raised TypeError"),
     ],
 }

@@ -4,6 +4,7 @@ ORDER = "the order does not matter here"
 TENSOR = "a tensor of one element is a number, too"
 NEW = "a buffer may be a new tensor: no optimizer holds it"
 NUMBER = "a number cannot be changed in place"
+GAINS = "the check measures that this helps, too"
 EQUIVALENT = {
     "twins": {"return tuple(pair) -> return pair": "a list is as good as a tuple"},
     "majority_accuracy": {
@@ -43,6 +44,7 @@ EQUIVALENT = {
         "inside.float().mean().item() -> inside.float().mean()": TENSOR,
         "gap.abs().item() -> gap.abs()": TENSOR,
     },
+    "own_rung": {"cycle=True, -> ": GAINS, "True -> False": GAINS, "0.01 -> 0.015": GAINS},
     "multiplications": {
         "9 * width ** 2 // groups -> 9 * width ** 2 / groups": "the groups divide the width",
         "out = -(-side // stride) -> out = -side // stride": "it is squared",
