@@ -17,6 +17,7 @@ nb_merge_streams = True
 myst_enable_extensions = ["attrs_inline", "colon_fence"]
 myst_heading_anchors = 3
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True  # feed=batches, and not where that function lies in memory
 autodoc_inherit_docstrings = False  # that of nn.Module.forward is no text of ours
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "undoc-members": False}
