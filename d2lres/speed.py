@@ -168,8 +168,10 @@ def trained(
         return min(step / (0.2 * steps), (steps - step) / (0.8 * steps)) if recipe.cycle else 1.0
 
     drive = [(optimizer, LambdaLR(optimizer, rate)) for optimizer in optimizers(recipe, net)]
-    decay = get_ema_multi_avg_fn(recipe.averaging)
-    average = AveragedModel(net, multi_avg_fn=decay, use_buffers=True)
+    average = None
+    if recipe.averaging:
+        decay = get_ema_multi_avg_fn(recipe.averaging)
+        average = AveragedModel(net, multi_avg_fn=decay, use_buffers=True)
     for epoch in range(recipe.epochs):
         for x, y in feed(recipe, train, epoch, seed):
             if step < recipe.small * steps:
@@ -183,9 +185,9 @@ def trained(
                 schedule.step()
             net.zero_grad()
             step += 1
-            if recipe.averaging and 2 * step > steps:
+            if average and 2 * step > steps:
                 average.update_parameters(net)
-    return average.module if recipe.averaging else net
+    return average.module if average else net
 
 
 def logits(recipe: Recipe, net: nn.Module, x: Tensor) -> Tensor:
