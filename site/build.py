@@ -15,13 +15,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
+
+from d2lres.records import recorded
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -186,10 +187,6 @@ def figure(name: str) -> str:
     return f'<div class="moving" data-figure="{data}"><noscript><p>{note}</p></noscript></div>'
 
 
-def record(name: str) -> Any:
-    return json.loads((ROOT / f"assets/results/{name}.json").read_text(encoding="utf-8"))
-
-
 def short(values: list) -> list:
     return [value if value is None else float(f"{value:.4g}") for value in values]
 
@@ -197,7 +194,7 @@ def short(values: list) -> list:
 def race() -> dict:
     """Training loss of the record of chapter 01, epoch by epoch."""
     curves = []
-    for run in record("degradation")["runs"]:
+    for run in recorded("degradation")["runs"]:
         if run["depth"] == 56:
             shown = f"{run['kind']}, 56 layers"
             where = {"seed": run["seed"]}
@@ -218,7 +215,7 @@ def race() -> dict:
 def profile() -> dict:
     """Gradient norm of each layer, from the record `gradients`."""
     curves = []
-    for run in record("gradients")["runs"]:
+    for run in recorded("gradients")["runs"]:
         for batch_norm, part in (("with BN", "with_bn"), ("without BN", "without_bn")):
             where = {"depth": run["depth"], "BN": batch_norm, "shortcut": run["kind"]}
             values = short(run[part]["all"])
@@ -243,9 +240,9 @@ def profile() -> dict:
 
 def line() -> dict:
     """Rows of the recorded loss surface: the loss along one direction, at steps along another."""
-    curves, steps = [], record("surface")["config"]["points"]
+    curves, steps = [], recorded("surface")["config"]["points"]
     side = [round(-1 + 2 * i / (steps - 1), 2) for i in range(steps)]
-    for run in record("surface")["runs"]:
+    for run in recorded("surface")["runs"]:
         if run["seed"] == 0 and run["depth"] == 20:
             for i, place in enumerate(side):
                 for mode, told in (("stored", "stored statistics"), ("batch", "the batch's own")):
