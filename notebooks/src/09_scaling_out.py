@@ -254,9 +254,8 @@ print({name: f"efficiency {value:.0%}" for name, value in efficiency.items()})
 assert all(0.6 < value < 1 for value in efficiency.values())
 
 # %% [markdown]
-# Strong scaling did, by a little, on this machine: both lie between 80 and 90 %.
-# So the exchange is not what two processes on one machine lose most by.
-# What else it is, the record does not say: a share of 64 images also keeps a core busy in another way than one of 128.
+# Strong scaling did, by a little, in this record of two repetitions: both lie between 80 and 90 %.
+# Why, the record does not say: it measures neither the exchange alone nor how busy a share of 64 images keeps a core.
 
 # %% [markdown]
 # ## Equal weights, shown
